@@ -1,0 +1,146 @@
+"""
+Reprise's native executor.
+"""
+from __future__ import annotations
+import collections.abc
+import numpy
+import typing
+__all__: list[str] = ['Completion', 'DeadlineExceededError', 'DeviceError', 'Executor', 'ExecutorError', 'ExecutorStats', 'InvalidInputError', 'ModelLoadError', 'QueueFullError', 'RequestCancelledError', 'ShutdownError', 'TensorSpec']
+class ExecutorError(Exception):
+    """
+    Base of everything the executor raises.
+    """
+class InvalidInputError(ExecutorError, ValueError):
+    """
+    The request or an option is wrong; the message names it.
+    """
+class QueueFullError(ExecutorError):
+    """
+    The bounded queue has no place.
+    """
+class DeadlineExceededError(ExecutorError):
+    """
+    The deadline passed while the request was queued.
+    """
+class RequestCancelledError(ExecutorError):
+    """
+    The request was cancelled while it was queued.
+    """
+class ShutdownError(ExecutorError):
+    """
+    The executor was closed.
+    """
+class ModelLoadError(ExecutorError):
+    """
+    The device cannot load the model.
+    """
+class DeviceError(ExecutorError):
+    """
+    The device failed while it ran a batch.
+    """
+class TensorSpec:
+    """
+    A tensor of the engine; -1 is a dynamic dimension.
+    """
+    @property
+    def dims(self) -> list[int]:
+        ...
+    @property
+    def dtype(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+class Completion:
+    """
+    A finished request: outputs or an error.
+    """
+    @property
+    def error(self) -> typing.Any:
+        ...
+    @property
+    def outputs(self) -> dict[str, numpy.ndarray] | None:
+        ...
+    @property
+    def request_id(self) -> int:
+        ...
+class ExecutorStats:
+    """
+    Counters of one executor.
+    """
+    @property
+    def batch_count(self) -> int:
+        ...
+    @property
+    def cancelled_count(self) -> int:
+        ...
+    @property
+    def completed_count(self) -> int:
+        ...
+    @property
+    def expired_count(self) -> int:
+        ...
+    @property
+    def failed_count(self) -> int:
+        ...
+    @property
+    def item_count(self) -> int:
+        ...
+    @property
+    def lane_count(self) -> int:
+        ...
+    @property
+    def largest_batch_size(self) -> int:
+        ...
+    @property
+    def mean_batch_size(self) -> float:
+        ...
+    @property
+    def queued_count(self) -> int:
+        ...
+    @property
+    def rejected_count(self) -> int:
+        ...
+    @property
+    def running_count(self) -> int:
+        ...
+    @property
+    def wakeup_count(self) -> int:
+        ...
+class Executor:
+    """
+    Queue, batcher and lanes of one engine.
+    """
+    @staticmethod
+    def open_openvino(model_path: str, *, input_names: collections.abc.Sequence[str], output_names: collections.abc.Sequence[str], properties: collections.abc.Mapping[str, str], max_batch_size: typing.SupportsInt | typing.SupportsIndex, max_queue_delay_us: typing.SupportsInt | typing.SupportsIndex, queue_limit: typing.SupportsInt | typing.SupportsIndex, lane_count: typing.SupportsInt | typing.SupportsIndex) -> Executor:
+        """
+        Read and compile a model on the CPU.
+        """
+    def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        True if the request was still queued.
+        """
+    def close(self) -> None:
+        """
+        Fail what is queued, wait for what runs, join. Idempotent.
+        """
+    def drain(self) -> list[Completion]:
+        """
+        Everything that completed since the last call.
+        """
+    def fileno(self) -> int:
+        """
+        Readable when there is something to drain.
+        """
+    def stats(self) -> ExecutorStats:
+        ...
+    def submit(self, inputs: dict, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None) -> int:
+        """
+        Queue a request and return its id. The arrays must not change until it completes.
+        """
+    @property
+    def inputs(self) -> list[TensorSpec]:
+        ...
+    @property
+    def outputs(self) -> list[TensorSpec]:
+        ...

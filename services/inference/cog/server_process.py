@@ -1,0 +1,257 @@
+"""The process tree of one cog server: start, readiness, health, memory and the end of everything in it."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+import psutil
+
+from services.inference.cog.connection import Connection
+from services.inference.cog.environment import Environment
+from services.inference.cog.errors import SetupFailed
+from services.inference.cog.sandbox import (
+    Confinement,
+    ResourceLimits,
+    Sandbox,
+    process_environment,
+)
+from services.inference.cog.stderr_lines import ServerLog
+
+_SERVER_LOG_FILTER = ",".join(
+    ["warn", "coglet::transport::http::server=info", "coglet::setup=info", "coglet::user=info"]
+)
+_CONNECTION_ERRORS = (OSError, EOFError)
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """Every wait and every size that a model can stretch."""
+
+    start_timeout_s: float = 600.0
+    stop_grace_s: float = 10.0
+    health_poll_s: float = 0.025
+    health_timeout_s: float = 30.0
+    busy_retry_s: float = 0.1
+    busy_poll_s: float = 0.001
+    max_log_bytes: int = 1024 * 1024
+    max_event_bytes: int = 256 * 1024 * 1024
+    processes: ResourceLimits = field(default_factory=ResourceLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSpec:
+    """What to run. `scratch_dir` belongs to this runner alone and is removed when it stops."""
+
+    project_dir: Path
+    reference: str
+    schema: Mapping[str, Any]
+    environment: Environment
+    scratch_dir: Path
+    concurrency: int = 1
+    variables: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[Path, ...] = ()
+
+
+class ServerProcess:
+    """Started once. The kernel ties the model's life to the thread that calls start(), so that must be one that
+    lives as long as the platform's process: the event loop's."""
+
+    def __init__(self, spec: RunnerSpec, sandbox: Sandbox, limits: RunnerLimits) -> None:
+        self._spec = spec
+        self._sandbox = sandbox
+        self._limits = limits
+        self._process: asyncio.subprocess.Process | None = None
+        self._log: ServerLog | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self.temp_dir = Path("/tmp")
+        self.port = 0
+
+    @property
+    def setup_logs(self) -> str:
+        return self._log.setup_logs if self._log else ""
+
+    @property
+    def exit_status(self) -> int | None:
+        return self._process.returncode if self._process else None
+
+    async def start(self) -> None:
+        """Raises SetupFailed; then nothing is left running."""
+        try:
+            async with asyncio.timeout(self._limits.start_timeout_s):
+                await self._spawn()
+                await self._until_ready()
+        except TimeoutError:
+            await self.stop(grace_s=0)
+            reason = f"setup() had not finished after {self._limits.start_timeout_s:g} s"
+            raise SetupFailed(reason, self.setup_logs) from None
+        except SetupFailed as failure:
+            # Only after the end of the process is everything read that the model has printed.
+            await self.stop(grace_s=0)
+            raise SetupFailed(failure.reason, self.setup_logs) from None
+        except BaseException:
+            await self.stop(grace_s=0)
+            raise
+
+    async def health(self) -> dict[str, Any]:
+        """Slow while the model holds Python in C code: a slow answer is no sign of death."""
+        async with asyncio.timeout(self._limits.health_timeout_s):
+            connection = await Connection.open(self.port, max_answer_bytes=16 * 1024 * 1024)
+            try:
+                await connection.request("GET", "/health-check")
+                answer: dict[str, Any] = orjson.loads(await connection.read_body())
+            finally:
+                connection.close()
+        return answer
+
+    async def memory_bytes(self) -> int:
+        """Memory of the whole tree, shared pages counted once."""
+        if self._process is None or self._process.returncode is not None:
+            return 0
+        return await asyncio.to_thread(_tree_memory_bytes, self._process.pid)
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Running predictions have `grace_s` to finish; then every process of the tree is killed."""
+        try:
+            if self._process is not None and self.exit_status is None and self.port and grace_s > 0:
+                with contextlib.suppress(TimeoutError, *_CONNECTION_ERRORS):
+                    async with asyncio.timeout(grace_s):
+                        await self._shut_down()
+        finally:
+            await asyncio.shield(self._end())
+
+    async def _shut_down(self) -> None:
+        # Not SIGTERM: bubblewrap stands between us and the server, and does not pass signals on. Nor does it end
+        # before the last process inside, hence the end of the connection tells when the server is gone.
+        connection = await Connection.open(self.port, max_answer_bytes=1024)
+        try:
+            await connection.request("POST", "/shutdown")
+            await connection.until_closed()
+        finally:
+            connection.close()
+
+    async def _end(self) -> None:
+        if self._process is not None:
+            # Also after a clean exit: what the model started is in the same group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
+        if self._drain is not None:
+            await self._drain
+        await asyncio.to_thread(shutil.rmtree, self._spec.scratch_dir, ignore_errors=True)
+
+    async def _spawn(self) -> None:
+        spec = self._spec
+        overlay_dir = spec.scratch_dir / "overlay"
+        await asyncio.to_thread(_write_runtime_schema, overlay_dir, spec.schema)
+        confinement = Confinement(
+            project_dir=spec.project_dir,
+            overlay_dir=overlay_dir,
+            scratch_dir=spec.scratch_dir,
+            read_only=(spec.environment.path, *_outside_usr(spec.environment.base_dir)),
+            devices=spec.devices,
+            limits=self._limits.processes,
+        )
+        python = str(spec.environment.python)
+        command = [python, "-m", "cog.server.http", "--host", "127.0.0.1"]
+        launch = await self._sandbox.prepare(confinement, command)
+        self.temp_dir = launch.temp_dir
+        self._log = ServerLog(self._limits.max_log_bytes)
+        self._process = await asyncio.create_subprocess_exec(
+            *launch.command,
+            cwd=launch.working_dir,
+            env=self._variables(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._process.stderr is not None
+        self._drain = asyncio.create_task(self._log.drain(self._process.stderr))
+
+    def _variables(self) -> dict[str, str]:
+        spec = self._spec
+        own = {
+            "PORT": "0",
+            "COG_PREDICT_TYPE_STUB": spec.reference,
+            "COG_MAX_CONCURRENCY": str(spec.concurrency),
+            # Leaves the port, what the model prints outside of a prediction, and warnings. A prediction's
+            # lines come with its event stream; here they would only cost two more JSON lines each time.
+            "RUST_LOG": _SERVER_LOG_FILTER,
+        }
+        return process_environment({**spec.variables, **own}, spec.environment.bin_dir)
+
+    async def _until_ready(self) -> None:
+        assert self._log is not None
+        self.port = await self._while_running(self._log.port)
+        while True:
+            health = await self._while_running(self.health())
+            if health["status"] in ("READY", "BUSY", "UNHEALTHY"):
+                if "channel closed" in str(health.get("user_healthcheck_error", "")):
+                    raise SetupFailed("the model's process ended right after setup()", "")
+                self._log.end_setup()
+                return
+            if health["status"] == "SETUP_FAILED":
+                raise SetupFailed(_setup_error(health), "")
+            await asyncio.sleep(self._limits.health_poll_s)
+
+    async def _while_running(self, awaitable: Awaitable[_Value]) -> _Value:
+        """The value, or SetupFailed when the process ends first."""
+        assert self._process is not None
+        assert self._log is not None
+        value = asyncio.ensure_future(awaitable)
+        ended = asyncio.create_task(self._process.wait())
+        try:
+            await asyncio.wait({value, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if value.done():
+                with contextlib.suppress(*_CONNECTION_ERRORS):
+                    return value.result()
+                await ended
+        finally:
+            value.cancel()
+            ended.cancel()
+        last_line = self._log.tail[-1] if self._log.tail else "it printed nothing"
+        status = self._process.returncode
+        raise SetupFailed(f"the cog server ended with exit status {status}: {last_line}", "")
+
+
+def _write_runtime_schema(overlay_dir: Path, schema: Mapping[str, Any]) -> None:
+    """The server's own copy: with the streaming flag it offers event streams for every model."""
+    document = orjson.loads(orjson.dumps(schema))
+    document["paths"]["/predictions"]["post"]["x-cog-streaming"] = True
+    path = overlay_dir / ".cog" / "openapi_schema.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(orjson.dumps(document))
+
+
+def _outside_usr(base_dir: Path) -> tuple[Path, ...]:
+    return () if base_dir.is_relative_to("/usr") else (base_dir,)
+
+
+def _setup_error(health: Mapping[str, Any]) -> str:
+    lines = str(health.get("setup", {}).get("logs", "")).strip().splitlines()
+    return lines[-1] if lines else "setup() failed"
+
+
+def _tree_memory_bytes(pid: int) -> int:
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            total += _memory_bytes(process.pid)
+    return total
+
+
+def _memory_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,73 @@
+"""Real servers for tests: each on a free port in a folder of its own, ended by its pid."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sysconfig
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(slots=True)
+class NatsServer:
+    """A NATS server with JetStream that a test may kill and start again on its port."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        command = [
+            Path(sysconfig.get_path("scripts"), "nats-server"),
+            *("--addr", "127.0.0.1"),
+            *("--port", str(self.port)),
+            "--jetstream",
+            *("--store_dir", str(self.folder)),
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        await wait_for_port(self.port)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+async def wait_for_port(port: int, timeout_s: float = 10) -> None:
+    """Returns once somebody listens on the port."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            writer.close()
+            return
+
+
+@contextlib.asynccontextmanager
+async def nats_server(folder: Path) -> AsyncIterator[NatsServer]:
+    """A running NATS server; it is gone at the end."""
+    server = NatsServer(folder=folder, port=free_port())
+    await server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
