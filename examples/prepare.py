@@ -87,9 +87,10 @@ class Stamps:
 
     def _read(self) -> dict[str, list[object]]:
         try:
-            return json.loads(self._path.read_text())
+            stamps: dict[str, list[object]] = json.loads(self._path.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
+        return stamps
 
 
 def _stamp(target: Path, weights: Weights) -> list[object]:

@@ -6,19 +6,21 @@ from inference_core.compiler import compile_model, open_engine
 from inference_core.devices import CpuDevice, find_cpu
 from inference_core.engine import CompileOptions, Engine, Precision, Target
 from inference_core.errors import (
+    EngineError,
+    InvalidModelError,
+    ParityError,
+    UnsupportedModelError,
+)
+from inference_core.executor import (
     DeadlineExceededError,
     DeviceError,
-    EngineError,
+    Executor,
+    ExecutorError,
     InvalidInputError,
-    InvalidModelError,
-    ModelLoadError,
-    ParityError,
     QueueFullError,
     RequestCancelledError,
     ShutdownError,
-    UnsupportedModelError,
 )
-from inference_core.executor import Executor
 from inference_core.onnx_model import ImportLimits, OnnxModel, load_onnx_model
 from inference_core.parity import ParityReport, TensorParity
 from inference_core.signature import Dtype, Signature, TensorSpec
@@ -34,11 +36,11 @@ __all__ = [
     "EngineError",
     "EngineExecutor",
     "Executor",
+    "ExecutorError",
     "ExecutorOptions",
     "ImportLimits",
     "InvalidInputError",
     "InvalidModelError",
-    "ModelLoadError",
     "OnnxModel",
     "ParityError",
     "ParityReport",

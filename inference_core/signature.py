@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inference_core.errors import InvalidInputError
-
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 Dimension = int | str | None
@@ -49,6 +47,13 @@ class TensorSpec:
         dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
         return f"{self.dtype} [{dims}]"
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """True if a tensor of this shape may be sent; symbols match any size."""
+        return len(shape) == len(self.shape) and all(
+            not isinstance(dim, int) or dim == size
+            for dim, size in zip(self.shape, shape, strict=True)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -69,46 +74,12 @@ class Signature:
             isinstance(spec.shape[0], str) or spec.shape[0] is None for spec in specs
         )
 
-    def check_inputs(self, inputs: Tensors) -> None:
-        """Raises InvalidInputError, naming the input, unless names, dtypes and shapes fit."""
-        names = [spec.name for spec in self.inputs]
-        for name in inputs:
-            if name not in names:
-                raise InvalidInputError(
-                    f"input '{name}' is unknown: this engine takes {quoted(names)}"
-                )
-        sizes: dict[str, int] = {}
-        for spec in self.inputs:
-            if spec.name not in inputs:
-                raise InvalidInputError(
-                    f"input '{spec.name}' is missing: expected {spec.describe()}"
-                )
-            _check_tensor(spec, inputs[spec.name], sizes)
-
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         return {"inputs": _specs_to_json(self.inputs), "outputs": _specs_to_json(self.outputs)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Signature":
         return cls(_specs_from_json(document["inputs"]), _specs_from_json(document["outputs"]))
-
-
-def quoted(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
-
-
-def _check_tensor(spec: TensorSpec, tensor: Array, sizes: dict[str, int]) -> None:
-    prefix = f"input '{spec.name}': expected"
-    if tensor.dtype != spec.dtype.numpy:
-        raise InvalidInputError(f"{prefix} dtype {spec.dtype}, got {tensor.dtype}")
-    if tensor.ndim != len(spec.shape):
-        raise InvalidInputError(
-            f"{prefix} {len(spec.shape)} dimensions ({spec.describe()}), got {tensor.ndim}"
-        )
-    for axis, (dim, size) in enumerate(zip(spec.shape, tensor.shape, strict=True)):
-        wanted = sizes.setdefault(dim, size) if isinstance(dim, str) else dim
-        if wanted is not None and size != wanted:
-            raise InvalidInputError(f"{prefix} size {wanted} along axis {axis}, got {size}")
 
 
 def _specs_to_json(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:

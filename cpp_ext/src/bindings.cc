@@ -213,18 +213,19 @@ void BindValues(py::module_& module) {
       .def_property_readonly(
           "error", [](const PyCompletion& completion) -> py::object { return completion.error; });
   py::class_<ExecutorStats>(module, "ExecutorStats", "Counters of one executor.")
-      .def_readonly("queued_count", &ExecutorStats::queued_count)
-      .def_readonly("running_count", &ExecutorStats::running_count)
-      .def_readonly("lane_count", &ExecutorStats::lane_count)
-      .def_readonly("completed_count", &ExecutorStats::completed_count)
-      .def_readonly("failed_count", &ExecutorStats::failed_count)
-      .def_readonly("cancelled_count", &ExecutorStats::cancelled_count)
-      .def_readonly("expired_count", &ExecutorStats::expired_count)
-      .def_readonly("rejected_count", &ExecutorStats::rejected_count)
-      .def_readonly("batch_count", &ExecutorStats::batch_count)
-      .def_readonly("item_count", &ExecutorStats::item_count)
-      .def_readonly("largest_batch_size", &ExecutorStats::largest_batch_size)
-      .def_readonly("wakeup_count", &ExecutorStats::wakeup_count)
+      .def(py::init<>())
+      .def_readwrite("queued_count", &ExecutorStats::queued_count)
+      .def_readwrite("running_count", &ExecutorStats::running_count)
+      .def_readwrite("lane_count", &ExecutorStats::lane_count)
+      .def_readwrite("completed_count", &ExecutorStats::completed_count)
+      .def_readwrite("failed_count", &ExecutorStats::failed_count)
+      .def_readwrite("cancelled_count", &ExecutorStats::cancelled_count)
+      .def_readwrite("expired_count", &ExecutorStats::expired_count)
+      .def_readwrite("rejected_count", &ExecutorStats::rejected_count)
+      .def_readwrite("batch_count", &ExecutorStats::batch_count)
+      .def_readwrite("item_count", &ExecutorStats::item_count)
+      .def_readwrite("largest_batch_size", &ExecutorStats::largest_batch_size)
+      .def_readwrite("wakeup_count", &ExecutorStats::wakeup_count)
       .def_property_readonly("mean_batch_size", [](const ExecutorStats& stats) {
         return stats.batch_count == 0
                    ? 0.0

@@ -21,7 +21,8 @@ Tensor CopyRows(const TensorView& output, Shape shape, std::size_t offset_bytes)
 }  // namespace
 
 bool HasBatchDimension(const Device& device) {
-  return std::all_of(device.inputs().begin(), device.inputs().end(), StartsDynamic) &&
+  return !device.inputs().empty() &&
+         std::all_of(device.inputs().begin(), device.inputs().end(), StartsDynamic) &&
          std::all_of(device.outputs().begin(), device.outputs().end(), StartsDynamic);
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -91,9 +92,7 @@ class _GraphBuilder:
         self.weights.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         return name
 
-    def _add_node(
-        self, operator: str, inputs: list[str], *, name: str, **attributes: object
-    ) -> None:
+    def _add_node(self, operator: str, inputs: list[str], *, name: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         self.top = name
 

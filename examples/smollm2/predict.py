@@ -31,9 +31,13 @@ class Predictor(BaseRunner):
 
     def run(
         self,
-        prompt: str = Input(description="What to say to the model", min_length=1),
+        prompt: str = Input(
+            description="What to say to the model", min_length=1, max_length=100_000
+        ),
         system_prompt: str = Input(
-            description="What the model is told about its part", default=SYSTEM_PROMPT
+            description="What the model is told about its part",
+            default=SYSTEM_PROMPT,
+            max_length=100_000,
         ),
         max_tokens: int = Input(description="Most tokens to write", default=64, ge=1, le=512),
         temperature: float = Input(

@@ -90,22 +90,24 @@ class Predictor(BaseRunner):
 def open_picture(path: Path, *, max_size: int) -> Image.Image:
     try:
         picture = Image.open(path)
+        # The header is enough to know the size, so a huge picture is refused before it is decoded.
+        check_size(picture.width * picture.height <= PIXEL_COUNT_MAX, picture, "is too large")
+        picture = on_white(ImageOps.exif_transpose(picture))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"image: more than {PIXEL_COUNT_MAX:,} pixels") from error
     except OSError as error:
         raise ValueError("image: not a picture file that can be read (JPEG, PNG, WebP)") from error
-    # The header is enough to know the size, so a huge picture is refused before it is decoded.
-    if picture.width * picture.height > PIXEL_COUNT_MAX:
-        raise ValueError(
-            f"image: {picture.width}x{picture.height} is more than {PIXEL_COUNT_MAX // 10**6} "
-            "megapixels; send a smaller picture"
-        )
-    picture = on_white(ImageOps.exif_transpose(picture))
     picture.thumbnail((max_size, max_size), Image.Resampling.LANCZOS)
-    if min(picture.size) < SIDE_MIN:
-        raise ValueError(
-            f"image: {picture.width}x{picture.height} is too small; "
-            f"both sides need {SIDE_MIN} pixels"
-        )
+    check_size(min(picture.size) >= SIDE_MIN, picture, "is too small")
     return picture
+
+
+def check_size(fits: bool, picture: Image.Image, problem: str) -> None:
+    if not fits:
+        raise ValueError(
+            f"image: {picture.width}x{picture.height} {problem}: send at least {SIDE_MIN} pixels "
+            f"a side and at most {PIXEL_COUNT_MAX:,} in all"
+        )
 
 
 def on_white(picture: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What one attempt of a prediction has to tell, in order; neighbours of one kind are merged until they are taken."""
+"""What one attempt of a prediction has to tell, in order; neighbours of one kind are merged."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ _STEP_OVERHEAD = 64
 
 
 class RunJournal:
-    """Steps wait here until the reporter takes them; sequence numbers are given in the order of taking."""
+    """Steps wait here until the reporter takes them, and are numbered when they are taken."""
 
     __slots__ = (
         "_attempt",
@@ -66,13 +66,12 @@ class RunJournal:
         self.is_closed = True
         return self._append(events_pb2.RunEvent(completed=completed), completed.ByteSize())
 
-    def take(self, room_bytes: int, into: "list[events_pb2.RunEvent]") -> int:
+    def take(self, room_bytes: int, into: list[events_pb2.RunEvent]) -> int:
         """Moves the steps that fit, at least one into an empty list; returns their size."""
         count = size = 0
         for step_size in self._sizes:
-            if into or count:
-                if size + step_size > room_bytes:
-                    break
+            if (into or count) and size + step_size > room_bytes:
+                break
             size += step_size
             count += 1
         for event in self._pending[:count]:

@@ -1,4 +1,4 @@
-"""Tells the scheduler what happened to runs: at once when idle, in batches while a report is unanswered."""
+"""Tells the scheduler what happened to runs: at once when idle, else in batches."""
 
 import asyncio
 import logging
@@ -7,16 +7,13 @@ from dataclasses import dataclass
 
 from reprise.inference.v1 import events_pb2
 
+from services.chassis.errors import Unavailable
 from services.inference.journal import RunJournal
 
 _RETRY_DELAY_FIRST_S = 0.1
 _RETRY_DELAY_MAX_S = 2.0
 
 log = logging.getLogger(__name__)
-
-
-class ReportUnanswered(Exception):
-    """Nobody acknowledged a report in time."""
 
 
 Send = Callable[[events_pb2.RunsReported], Awaitable[None]]
@@ -30,10 +27,10 @@ class ReportLimits:
 
 
 class Reporter:
-    """One report is under way at a time; it is sent unchanged until `send` returns, which means acknowledged."""
+    """One report is under way at a time; it is sent unchanged until it is acknowledged."""
 
     def __init__(self, send: Send, *, worker_id: str, limits: ReportLimits) -> None:
-        """`send` raises ReportUnanswered when no acknowledgement came."""
+        """`send` raises Unavailable when no acknowledgement came."""
         self._send = send
         self._worker_id = worker_id
         self._limits = limits
@@ -97,9 +94,11 @@ class Reporter:
         size = 0
         for journal in list(self._journals):
             size += journal.take(self._limits.report_max_bytes - size, events)
-            if journal.has_pending:
-                break
             del self._journals[journal]
+            if journal.has_pending:
+                # To the end of the line: one that tells much must not silence the others.
+                self._journals[journal] = None
+                break
             if journal.is_closed:
                 ended.append(journal)
         report.events.extend(events)
@@ -114,7 +113,7 @@ class Reporter:
             try:
                 await self._send(report)
                 return
-            except ReportUnanswered as error:
+            except Unavailable as error:
                 log.warning(
                     "report unanswered, sending it again",
                     extra={

@@ -17,11 +17,11 @@ class InferenceSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="REPRISE_INFERENCE_")
 
     data_dir: Path
-    """Folder for blobs, environments, unpacked versions and running models; a cache, safe to delete while stopped."""
+    """Folder for blobs, environments and running models; a cache, safe to delete while stopped."""
     storage_target: str
     """Address of the storage service, for instance 127.0.0.1:7101."""
     gateway_target: str
-    """Address of the gateway's internal gRPC port: the guarded fetcher and the check of API tokens."""
+    """Address of the gateway's internal gRPC port: guarded fetcher and check of API tokens."""
     oip_listen: str = "127.0.0.1:0"
     """Public address of the Open Inference Protocol; port 0 picks a free one."""
     host_id: str = ""
@@ -37,7 +37,7 @@ class InferenceSettings(ServiceSettings):
     heartbeat_interval_s: float = 1.0
     """Time between two heartbeats."""
     stall_limit_s: float = 30.0
-    """Heartbeats end when the event loop has not moved for so long: the leases go to another worker."""
+    """Heartbeats end when the event loop has not moved for so long; others take the leases."""
     cancel_grace_s: float = 5.0
     """A canceled run that has not ended after this is killed together with its replica."""
     drain_grace_s: float = 20.0
@@ -49,7 +49,7 @@ class InferenceSettings(ServiceSettings):
     build_timeout_s: float = 1800.0
     """Limit for one environment to be installed."""
     allow_source_builds: bool = False
-    """Let packages without a wheel run their own build code on this host, outside of the sandbox."""
+    """Let packages without a wheel run their own build code on this host, unconfined."""
     require_sandbox: bool = False
     """Refuse to start where models cannot be confined, instead of running them unconfined."""
     interpreters: tuple[Path, ...] = ()

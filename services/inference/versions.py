@@ -31,7 +31,7 @@ class VersionCatalogue:
 
     def __init__(self, storage: Peer) -> None:
         self._storage = storage
-        self._stub = model_pb2_grpc.ModelServiceAsyncStub(storage.channel)
+        self._stub = model_pb2_grpc.ModelServiceStub(storage.channel)
         self._versions: OrderedDict[str, Version] = OrderedDict()
         self._locks: dict[str, asyncio.Lock] = {}
 

@@ -6,6 +6,7 @@ import unicodedata
 
 import orjson
 from reprise.storage.v1 import file_pb2
+from reprise.wire.v1.json_pb2 import Json
 
 from services.chassis.errors import NotFound, ResourceExhausted
 from services.storage.registry import invalid
@@ -48,7 +49,7 @@ def check_header(header: file_pb2.FileHeader) -> file_pb2.FileHeader:
     return file_pb2.FileHeader(
         name=_check_name(header.name or NAME_DEFAULT),
         content_type=_check_content_type(header.content_type or CONTENT_TYPE_DEFAULT),
-        metadata={"text": _check_metadata(header.metadata.text or "{}")},
+        metadata=Json(text=_check_metadata(header.metadata.text or "{}")),
     )
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reprise.storage.v1 import model_pb2
+from reprise.storage.v1 import artifact_pb2, model_pb2
 
 from services.chassis.errors import FieldViolation, InvalidInput, PermissionDenied
 
@@ -70,9 +70,7 @@ def check_model_name(owner: str, name: str) -> ModelName:
 
 
 def _slug_rule(separators: str) -> str:
-    return (
-        f"at most {NAME_SIZE_MAX} lower-case letters and digits, with {separators} between them"
-    )
+    return f"at most {NAME_SIZE_MAX} lower-case letters and digits, with {separators} between them"
 
 
 def check_may_write(model: ModelName, *, account_id: str, is_operator: bool) -> None:
@@ -86,8 +84,7 @@ def check_may_write(model: ModelName, *, account_id: str, is_operator: bool) -> 
 
 def check_model_texts(request: model_pb2.CreateModelRequest) -> None:
     """Bounds of what the owner says about a model."""
-    if len(request.description) > DESCRIPTION_SIZE_MAX:
-        raise invalid("description", f"must be at most {DESCRIPTION_SIZE_MAX} characters long")
+    check_description(request.description)
     for field in ("github_url", "paper_url", "license_url", "cover_image_url"):
         url = getattr(request, field)
         if url and not (url.startswith(("https://", "http://")) and len(url) <= URL_SIZE_MAX):
@@ -96,6 +93,12 @@ def check_model_texts(request: model_pb2.CreateModelRequest) -> None:
         request.hardware and not _OWNER.fullmatch(request.hardware)
     ):
         raise invalid("hardware", "must be the SKU of a hardware, such as cpu")
+
+
+def check_description(text: str) -> None:
+    """The bound of a model's description."""
+    if len(text) > DESCRIPTION_SIZE_MAX:
+        raise invalid("description", f"must be at most {DESCRIPTION_SIZE_MAX} characters long")
 
 
 def parse_reference(text: str) -> Reference:
@@ -126,6 +129,22 @@ def check_digest(digest: str, *, field: str = "digest") -> str:
     if not _DIGEST.fullmatch(digest):
         raise invalid(field, "must be a SHA-256 in 64 lower-case hex digits")
     return digest
+
+
+def check_digests(digests: Sequence[str]) -> None:
+    """Bounds of a question about blobs."""
+    if len(digests) > FILE_COUNT_MAX:
+        raise invalid("digests", f"must be at most {FILE_COUNT_MAX}; got {len(digests)}")
+    for index, digest in enumerate(digests):
+        check_digest(digest, field=f"digests[{index}]")
+
+
+def check_blob_header(header: artifact_pb2.BlobHeader) -> artifact_pb2.BlobHeader:
+    """The header of an upload that may begin."""
+    check_digest(header.digest)
+    if not 0 <= header.size_bytes <= FILES_SIZE_BYTES_MAX:
+        raise invalid("size_bytes", f"must be between 0 and {FILES_SIZE_BYTES_MAX}")
+    return header
 
 
 def check_files(

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from reprise.scheduler.v1 import (
     hardware_pb2,
@@ -14,8 +15,7 @@ from reprise.scheduler.v1 import (
 )
 from reprise.wire.v1 import json_pb2
 
-from services.chassis.errors import NotFound
-from services.chassis.server import Servicer, caller
+from services.chassis import channels, errors
 
 FINAL = (
     prediction_pb2.PREDICTION_STATUS_SUCCEEDED,
@@ -36,23 +36,13 @@ class FakeScheduler(
         self.request_ids: list[str] = []
         self.predictions: dict[str, prediction_pb2.Prediction] = {}
         self.owners: dict[str, str] = {}
-        self.error: Exception | None = None
+        # While set, every create fails with it.
+        self.error: errors.RepriseError | None = None
         self._changed = asyncio.Condition()
 
-    def servicers(self) -> list[Servicer]:
-        """What chassis.server.serve() takes."""
-        return [
-            Servicer(
-                prediction_pb2_grpc.add_PredictionServiceServicer_to_server,
-                self,
-                "reprise.scheduler.v1.PredictionService",
-            ),
-            Servicer(
-                hardware_pb2_grpc.add_HardwareServiceServicer_to_server,
-                self,
-                "reprise.scheduler.v1.HardwareService",
-            ),
-        ]
+    def add_to(self, server: grpc.aio.Server) -> None:
+        prediction_pb2_grpc.add_PredictionServiceServicer_to_server(self, server)
+        hardware_pb2_grpc.add_HardwareServiceServicer_to_server(self, server)
 
     async def finish(self, prediction_id: str, output: str) -> None:
         """Ends a waiting prediction with this output."""
@@ -66,15 +56,15 @@ class FakeScheduler(
     async def CreatePrediction(
         self, request: prediction_pb2.CreatePredictionRequest, context: Any
     ) -> prediction_pb2.CreatePredictionResponse:
-        who = caller(context)
+        metadata = dict(context.invocation_metadata())
         self.requests.append(request)
-        self.request_ids.append(who.request_id)
+        self.request_ids.append(metadata.get(channels.REQUEST_ID, ""))
         if self.error is not None:
-            raise self.error
+            await _abort(context, self.error)
         prediction_id = f"p{len(self.predictions):025d}"
         prediction = self._new(prediction_id, request)
         self.predictions[prediction_id] = prediction
-        self.owners[prediction_id] = who.account_id
+        self.owners[prediction_id] = metadata.get(channels.ACCOUNT, "")
         if self.output is not None:
             await self.finish(prediction_id, self.output)
         elif request.HasField("wait"):
@@ -84,13 +74,13 @@ class FakeScheduler(
     async def GetPrediction(
         self, request: prediction_pb2.GetPredictionRequest, context: Any
     ) -> prediction_pb2.GetPredictionResponse:
-        prediction = self._own(request.prediction_id, context)
+        prediction = await self._own(request.prediction_id, context)
         return prediction_pb2.GetPredictionResponse(prediction=prediction)
 
     async def ListPredictions(
         self, request: prediction_pb2.ListPredictionsRequest, context: Any
     ) -> prediction_pb2.ListPredictionsResponse:
-        account_id = caller(context).account_id
+        account_id = dict(context.invocation_metadata()).get(channels.ACCOUNT, "")
         own = [item for key, item in self.predictions.items() if self.owners[key] == account_id]
         start = int(request.page_token or 0)
         size = request.page_size or 100
@@ -104,7 +94,7 @@ class FakeScheduler(
     async def CancelPrediction(
         self, request: prediction_pb2.CancelPredictionRequest, context: Any
     ) -> prediction_pb2.CancelPredictionResponse:
-        prediction = self._own(request.prediction_id, context)
+        prediction = await self._own(request.prediction_id, context)
         if prediction.status not in FINAL:
             prediction.status = prediction_pb2.PREDICTION_STATUS_CANCELED
             prediction.completed_at.CopyFrom(_now())
@@ -115,7 +105,7 @@ class FakeScheduler(
     async def WatchPrediction(
         self, request: prediction_pb2.WatchPredictionRequest, context: Any
     ) -> AsyncIterator[prediction_pb2.WatchPredictionResponse]:
-        prediction = self._own(request.prediction_id, context)
+        prediction = await self._own(request.prediction_id, context)
         yield prediction_pb2.WatchPredictionResponse(prediction=prediction)
         if prediction.status not in FINAL:
             await self._wait_end(prediction, 60)
@@ -125,7 +115,7 @@ class FakeScheduler(
         self, request: prediction_pb2.StreamPredictionRequest, context: Any
     ) -> AsyncIterator[prediction_pb2.StreamPredictionResponse]:
         if request.stream_token not in {f"token-{key}" for key in self.predictions}:
-            raise NotFound("there is no such stream")
+            await _abort(context, errors.NotFound("there is no such stream"))
         seen = int(request.last_event_id.partition(":")[2]) + 1 if request.last_event_id else 0
         events = [("output", text) for text in self.stream_items] + [("done", "{}")]
         for index, (event, data) in list(enumerate(events))[seen:]:
@@ -154,9 +144,10 @@ class FakeScheduler(
         except TimeoutError:
             return
 
-    def _own(self, prediction_id: str, context: Any) -> prediction_pb2.Prediction:
-        if self.owners.get(prediction_id) != caller(context).account_id:
-            raise NotFound("there is no such prediction")
+    async def _own(self, prediction_id: str, context: Any) -> prediction_pb2.Prediction:
+        account_id = dict(context.invocation_metadata()).get(channels.ACCOUNT, "")
+        if self.owners.get(prediction_id) != account_id:
+            await _abort(context, errors.NotFound("there is no such prediction"))
         return self.predictions[prediction_id]
 
     def _new(
@@ -187,3 +178,8 @@ def _model_of(request: prediction_pb2.CreatePredictionRequest) -> str:
 
 def _now() -> Timestamp:
     return Timestamp(seconds=int(time.time()))
+
+
+async def _abort(context: Any, error: errors.RepriseError) -> None:
+    context.set_trailing_metadata(((errors.DETAILS_KEY, errors.to_details(error)),))
+    await context.abort(error.status, error.message)

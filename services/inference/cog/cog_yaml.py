@@ -1,4 +1,6 @@
-"""cog.yaml as a tree of texts that remembers its line numbers; every error names the key and its line."""
+"""cog.yaml as a tree of texts that remembers its line numbers; every error names the key and
+its line.
+"""
 
 import difflib
 from collections.abc import Mapping, Set
@@ -16,7 +18,9 @@ _NODE_LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The parsed file. Paths are dotted (`build.gpu`); values are texts, lists or mappings of them."""
+    """The parsed file. Paths are dotted (`build.gpu`); values are texts, lists or mappings of
+    them.
+    """
 
     root: dict[str, Any]
     lines: dict[str, int]
@@ -123,7 +127,9 @@ def _document(node: yaml.Node | None) -> Document:
 
 
 class _Reader:
-    """Turns nodes into plain values; counts them, because aliases can repeat one node without end."""
+    """Turns nodes into plain values; counts them, because aliases can repeat one node without
+    end.
+    """
 
     def __init__(self, document: Document) -> None:
         self._document = document

@@ -1,4 +1,6 @@
-"""Reads cog.yaml into a CogConfig and refuses what this host cannot honour, naming the key and the fix."""
+"""Reads cog.yaml into a CogConfig and refuses what this host cannot honour, naming the key and
+the fix.
+"""
 
 import re
 from dataclasses import dataclass, field
@@ -12,16 +14,48 @@ DEFAULT_COG_VERSION = "0.23.1"
 CONCURRENCY_LIMIT = 256
 
 _TOP_KEYS = frozenset(
-    "build run predict train image model environment concurrency observability weights".split()
+    {
+        "build",
+        "run",
+        "predict",
+        "train",
+        "image",
+        "model",
+        "environment",
+        "concurrency",
+        "observability",
+        "weights",
+    }
 )
 _BUILD_KEYS = frozenset(
-    "python_version python_requirements python_packages sdk_version system_packages run"
-    " pre_install gpu cuda cudnn".split()
+    {
+        "python_version",
+        "python_requirements",
+        "python_packages",
+        "sdk_version",
+        "system_packages",
+        "run",
+        "pre_install",
+        "gpu",
+        "cuda",
+        "cudnn",
+    }
 )
 _CONCURRENCY_KEYS = frozenset({"max", "default_target"})
 _REFUSED_VARIABLES = frozenset(
-    "PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV PYTHONUNBUFFERED LIBRARY_PATH HF_ENDPOINT"
-    " HF_HUB_ENABLE_HF_TRANSFER LD_PRELOAD LD_AUDIT PORT".split()
+    {
+        "PATH",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "PYTHONUNBUFFERED",
+        "LIBRARY_PATH",
+        "HF_ENDPOINT",
+        "HF_HUB_ENABLE_HF_TRANSFER",
+        "LD_PRELOAD",
+        "LD_AUDIT",
+        "PORT",
+    }
 )
 _REFUSED_PREFIXES = (
     "R8_",
@@ -43,7 +77,9 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class CogConfig:
-    """One project's cog.yaml; paths are relative to the project, `warnings` are sentences for the author."""
+    """One project's cog.yaml; paths are relative to the project, `warnings` are sentences for
+    the author.
+    """
 
     predict: str | None = None
     train: str | None = None
@@ -72,7 +108,9 @@ class Host:
 
 
 def read_config(project_dir: Path) -> CogConfig:
-    """Raises CogProjectError for anything that upstream refuses, and for unknown keys, which it ignores."""
+    """Raises CogProjectError for anything that upstream refuses, and for unknown keys, which it
+    ignores.
+    """
     document = load_document(project_dir / "cog.yaml")
     document.refuse_unknown_keys("", _TOP_KEYS, elsewhere={"build": _BUILD_KEYS})
     document.refuse_unknown_keys("build", _BUILD_KEYS, elsewhere={"": _TOP_KEYS})

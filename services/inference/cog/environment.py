@@ -1,5 +1,7 @@
-"""Builds the Python environment of a version with uv: once per host and content, shared by every version that
-needs the same one. Cache and environments live below one root, so that uv can hard-link."""
+"""Builds the Python environment of a version with uv: once per host and content, shared by
+every version that needs the same one. Cache and environments live below one root, so that uv
+can hard-link.
+"""
 
 import asyncio
 import contextlib
@@ -192,7 +194,9 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def _lock(path: Path) -> AsyncIterator[None]:
-    """Held by one process of the host at a time; polled, so that a waiting build can be cancelled."""
+    """Held by one process of the host at a time; polled, so that a waiting build can be
+    cancelled.
+    """
     with path.open("a") as file:
         while True:
             try:

@@ -1,4 +1,6 @@
-"""What a prediction reports while it runs, in the order it happens; Completed is always the last."""
+"""What a prediction reports while it runs, in the order it happens; Completed is always the
+last.
+"""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -41,7 +43,9 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """`output` is everything so far, also after a failure; `error` is set when the status is failed."""
+    """`output` is everything so far, also after a failure; `error` is set when the status is
+    failed.
+    """
 
     status: Status
     output: Any = None

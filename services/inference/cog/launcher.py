@@ -1,10 +1,12 @@
-"""First program of every model process: sets resource limits and ties its life to the platform's process.
+"""First program of every model process: sets resource limits and ties its life to the platform's
+process.
 
-Run by path with `python -I -S` and only the standard library, so that nothing has to run between fork and exec in
-the platform's own process. Arguments: a JSON object {limits, stay, command}.
+Run by path with `python -I -S` and only the standard library, so that nothing has to run between
+fork and exec in the platform's own process. Arguments: a JSON object {limits, stay, command}.
 
-`stay` is for hosts without bubblewrap: this process remains as the parent, because a cog server killed by its own
-death signal would leave a busy worker behind; it kills the whole process group instead.
+`stay` is for hosts without bubblewrap: this process remains as the parent, because a cog server
+killed by its own death signal would leave a busy worker behind; it kills the whole process group
+instead.
 """
 
 import ctypes

@@ -12,8 +12,8 @@ _DELAY_S = 0.25
 class Leftovers:
     """Collects finished ids and removes their directories together, in a thread.
 
-    The model can write to this /tmp. No step follows a symbolic link, or a model could point the removal at a
-    directory of the host.
+    The model can write to this /tmp. No step follows a symbolic link, or a model could point the
+    removal at a directory of the host.
     """
 
     def __init__(self, temp_dir: Path) -> None:
@@ -52,4 +52,18 @@ def _remove(temp_dir: Path, names: list[str]) -> None:
             directory = os.open(part, flags, dir_fd=directory)
             stack.callback(os.close, directory)
         for name in names:
-            shutil.rmtree(name, ignore_errors=True, dir_fd=directory)
+            _remove_prediction(directory, name)
+
+
+def _remove_prediction(directory: int, name: str) -> None:
+    # Nearly always there are just two empty folders: three rmdir cost a tenth of rmtree.
+    with contextlib.suppress(OSError):
+        opened = os.open(name, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            os.rmdir("inputs", dir_fd=opened)
+            os.rmdir("outputs", dir_fd=opened)
+        finally:
+            os.close(opened)
+        os.rmdir(name, dir_fd=directory)
+        return
+    shutil.rmtree(name, ignore_errors=True, dir_fd=directory)

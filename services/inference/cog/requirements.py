@@ -21,7 +21,9 @@ _LOCAL_FILE = re.compile(r"(?:.*?@\s*)?(?:file:)?(.+\.(?:whl|zip|tar\.gz))(?:\s*
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """`key` covers everything that can change the installed result, the local files' contents included."""
+    """`key` covers everything that can change the installed result, the local files' contents
+    included.
+    """
 
     project_dir: Path
     python_version: str

@@ -1,10 +1,10 @@
 """Drives predictions through one cog server and knows when that server can run nothing any more.
 
-`start()` returns once the model is ready or raises SetupFailed; `predict()` yields the events of one prediction;
-after RunnerCrashed the owner has to stop() this runner and start another one.
+`start()` returns once the model is ready or raises SetupFailed; `predict()` yields the events of
+one prediction; after RunnerCrashed the owner has to stop() this runner and start another one.
 
-Files go in as data: URIs (`data_uri`), up to the server's body limit: the server fetches http(s) itself, and hands
-a local path to the model as a plain str, which no model expects.
+Files go in as data: URIs (`data_uri`), up to the server's body limit: the server fetches http(s)
+itself, and hands a local path to the model as a plain str, which no model expects.
 """
 
 import asyncio
@@ -53,6 +53,11 @@ class CogRunner:
         return self._server.setup_logs
 
     @property
+    def pid(self) -> int | None:
+        """The root of the process tree, which is also its process group."""
+        return self._server.pid
+
+    @property
     def crash(self) -> str | None:
         """Why this runner can run nothing any more, or None while it can."""
         if self._crash is None and self._server.exit_status is not None:
@@ -79,11 +84,15 @@ class CogRunner:
         try:
             connection = await self._send(body)
             completed: Completed | None = None
-            async for event in self._events(connection):
-                if isinstance(event, Completed):
-                    completed = event
-                else:
-                    yield event
+            logs = BoundedLog(self._limits.max_log_bytes)
+            while batch := await connection.read_events():
+                for event in filter(None, map(_event, batch)):
+                    if isinstance(event, Completed):
+                        completed = event
+                    elif not isinstance(event, Log):
+                        yield event
+                    elif text := logs.add(event.text):
+                        yield Log(text, event.source)
             self._give_back(connection)
             connection = None
             self._raise_if_dead(completed)
@@ -101,8 +110,8 @@ class CogRunner:
     async def cancel(self, prediction_id: str) -> bool:
         """False when no such prediction is running.
 
-        A model that is busy in C code stops only when that call returns: the owner decides how long it waits for
-        Completed before it stops this runner.
+        A model that is busy in C code stops only when that call returns: the owner decides how
+        long it waits for Completed before it stops this runner.
         """
         _check_id(prediction_id)
         try:
@@ -118,7 +127,9 @@ class CogRunner:
         return await self._server.memory_bytes()
 
     async def stop(self, *, grace_s: float | None = None) -> None:
-        """Running predictions have `grace_s` to finish; then every process of the tree is killed."""
+        """Running predictions have `grace_s` to finish; then every process of the tree is
+        killed.
+        """
         for connection in self._idle_connections:
             connection.close()
         self._idle_connections.clear()
@@ -143,7 +154,8 @@ class CogRunner:
         if len(body) > REQUEST_LIMIT_BYTES:
             raise InputRejected(
                 [
-                    f"the input has {len(body)} bytes, and {REQUEST_LIMIT_BYTES} are allowed; send an http(s) URL"
+                    f"the input has {len(body)} bytes, and {REQUEST_LIMIT_BYTES} are allowed;"
+                    " send an http(s) URL instead"
                 ]
             )
         return body
@@ -178,17 +190,6 @@ class CogRunner:
             self._crash = "the model's process has ended"
             raise RunnerCrashed(self._crash)
         raise RunnerBusy(f"all {self.concurrency} slots are taken")
-
-    async def _events(self, connection: Connection) -> AsyncGenerator[Event, None]:
-        logs = BoundedLog(self._limits.max_log_bytes)
-        async for server_event in connection.events():
-            event = _event(server_event)
-            if isinstance(event, Log):
-                text = logs.add(event.text)
-                if text:
-                    yield Log(text, event.source)
-            elif event is not None:
-                yield event
 
     def _raise_if_dead(self, completed: Completed | None) -> None:
         error = (completed.error if completed else None) or ""

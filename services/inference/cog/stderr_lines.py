@@ -1,4 +1,6 @@
-"""What a cog server writes to its stderr: the port, the model's setup logs, and a bounded tail of the rest."""
+"""What a cog server writes to its stderr: the port, the model's setup logs, and a bounded tail
+of the rest.
+"""
 
 import asyncio
 import re

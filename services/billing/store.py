@@ -1,0 +1,246 @@
+"""The ledger's tables: entries are appended and read, never changed.
+
+One process at a time may write them, because it keeps the balances in memory.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reprise.billing.v1 import ledger_pb2
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    MetaData,
+    Row,
+    Select,
+    Table,
+    Text,
+    and_,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+)
+from sqlalchemy.exc import IntegrityError
+
+from services.billing.ledger import (
+    REVENUE,
+    Entry,
+    EntryKind,
+    LedgerAccount,
+    Posting,
+    available_of,
+    held_of,
+)
+from services.billing.pages import Place
+from services.chassis.db import Database
+
+_METADATA = MetaData()
+ENTRIES = Table(
+    "ledger_entries",
+    _METADATA,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", Text),
+    Column("kind", Text),
+    Column("account_id", Text),
+    Column("hold_id", Text),
+    Column("is_settlement", Boolean),
+    Column("hardware", Text),
+    Column("price_micros_per_second", BigInteger),
+    Column("run_ms", BigInteger),
+    Column("note", Text),
+    Column("created_at_us", BigInteger),
+)
+POSTINGS = Table(
+    "ledger_postings",
+    _METADATA,
+    Column("entry_sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("ledger_account", Text, primary_key=True),
+    Column("amount_micros", BigInteger),
+)
+_LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM ledger_entries"
+
+
+class DuplicateEntry(Exception):
+    """One of the entries is in the ledger already; none of them was added."""
+
+
+class ForeignEntries(Exception):
+    """Another process wrote to the ledger: the balances in memory are not to be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLedger:
+    """What the books are built of when the process starts."""
+
+    balances: dict[LedgerAccount, int]
+    open_holds: list[Entry]
+
+
+class Store:
+    """Queries on the ledger's tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # Only the writer thread touches it.
+        self._last_sequence = 0
+
+    async def load(self) -> LoadedLedger:
+        """Sums of all postings, and the holds that are not settled."""
+        return await self._database.write(self._load)
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """Adds entries in one transaction; returns once they are durable."""
+        await self._database.write(lambda connection: self._append(connection, entries))
+
+    async def find_entry(self, entry_id: str, ledger_account: LedgerAccount) -> Row[Any] | None:
+        """An entry with its change of one ledger account as `amount_micros`."""
+        query = _entries_with_change_of(ledger_account).where(ENTRIES.c.id == entry_id)
+        return await self._database.read(lambda connection: connection.execute(query).first())
+
+    async def find_receipts(self, hold_ids: Collection[str]) -> dict[str, ledger_pb2.Receipt]:
+        """Receipts of those holds that are settled."""
+        if not hold_ids:
+            return {}
+        query = _entries_with_change_of(REVENUE).where(
+            ENTRIES.c.hold_id.in_(hold_ids), ENTRIES.c.is_settlement
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {row.hold_id: _receipt(row) for row in rows}
+
+    async def list_entries(
+        self, account_id: str, *, prediction_id: str, place: Place
+    ) -> list[Row[Any]]:
+        """An account's entries, newest first, each with its change of the available credit.
+
+        One more than the page holds, where there is one: on the far side of where it starts.
+        """
+        sequence = ENTRIES.c.sequence
+        query = _entries_with_change_of(available_of(account_id)).where(
+            ENTRIES.c.account_id == account_id
+        )
+        if prediction_id:
+            query = query.where(ENTRIES.c.hold_id == prediction_id)
+        if place.before is not None:
+            query = query.where(sequence < place.before)
+        if place.after is not None:
+            query = query.where(sequence > place.after)
+        # A page of newer entries is the oldest of them, turned around.
+        is_turned = place.after is not None
+        query = query.order_by(sequence.asc() if is_turned else sequence.desc())
+        query = query.limit(place.size + 1)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return list(reversed(rows)) if is_turned else list(rows)
+
+    def _load(self, connection: Connection) -> LoadedLedger:
+        self._last_sequence = _last_sequence(connection)
+        sums = select(POSTINGS.c.ledger_account, func.sum(POSTINGS.c.amount_micros)).group_by(
+            POSTINGS.c.ledger_account
+        )
+        balances = {
+            LedgerAccount(account): int(total) for account, total in connection.execute(sums)
+        }
+        return LoadedLedger(balances, [_hold(row) for row in connection.execute(_open_holds())])
+
+    def _append(self, connection: Connection, entries: Sequence[Entry]) -> None:
+        last = _last_sequence(connection)
+        # Less than remembered: a commit of ours was lost. More: somebody else writes, too.
+        if last > self._last_sequence:
+            raise ForeignEntries(f"entry {last} was not written by this process")
+        rows, postings = _rows(entries, first_sequence=last + 1)
+        try:
+            connection.execute(insert(ENTRIES), rows)
+        except IntegrityError as error:
+            raise DuplicateEntry(str(error.orig)) from error
+        if postings:
+            connection.execute(insert(POSTINGS), postings)
+        self._last_sequence = last + len(rows)
+
+
+def _last_sequence(connection: Connection) -> int:
+    return int(connection.exec_driver_sql(_LAST_SEQUENCE).scalar_one())
+
+
+def _rows(
+    entries: Sequence[Entry], *, first_sequence: int
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    rows: list[dict[str, object]] = []
+    postings: list[dict[str, object]] = []
+    for sequence, entry in enumerate(entries, first_sequence):
+        rows.append(
+            {
+                "sequence": sequence,
+                "id": entry.id,
+                "kind": entry.kind.value,
+                "account_id": entry.account_id,
+                "hold_id": entry.hold_id or None,
+                "is_settlement": entry.is_settlement,
+                "hardware": entry.hardware or None,
+                "price_micros_per_second": entry.price_micros_per_second,
+                "run_ms": entry.run_ms,
+                "note": entry.note,
+                "created_at_us": entry.created_at_us,
+            }
+        )
+        postings += [
+            {
+                "entry_sequence": sequence,
+                "ledger_account": posting.ledger_account,
+                "amount_micros": posting.amount_micros,
+            }
+            for posting in entry.postings
+        ]
+    return rows, postings
+
+
+def _entries_with_change_of(ledger_account: LedgerAccount) -> Select[Any]:
+    return _entries_with_change(POSTINGS.c.ledger_account == ledger_account)
+
+
+def _entries_with_change(is_wanted: ColumnElement[bool]) -> Select[Any]:
+    amount = func.coalesce(POSTINGS.c.amount_micros, 0).label("amount_micros")
+    joined = ENTRIES.outerjoin(
+        POSTINGS, and_(POSTINGS.c.entry_sequence == ENTRIES.c.sequence, is_wanted)
+    )
+    return select(*ENTRIES.c, amount).select_from(joined)
+
+
+def _open_holds() -> Select[Any]:
+    settlement = ENTRIES.alias("settlement")
+    is_settled = exists().where(
+        settlement.c.hold_id == ENTRIES.c.hold_id, settlement.c.is_settlement
+    )
+    held = POSTINGS.c.ledger_account == literal(held_of("")).concat(ENTRIES.c.account_id)
+    return _entries_with_change(held).where(ENTRIES.c.kind == EntryKind.HOLD.value, ~is_settled)
+
+
+def _hold(row: Row[Any]) -> Entry:
+    postings = (
+        Posting(available_of(row.account_id), -row.amount_micros),
+        Posting(held_of(row.account_id), row.amount_micros),
+    )
+    return Entry(
+        id=row.id,
+        kind=EntryKind.HOLD,
+        account_id=row.account_id,
+        created_at_us=row.created_at_us,
+        postings=postings,
+        hold_id=row.hold_id,
+        hardware=row.hardware,
+        price_micros_per_second=row.price_micros_per_second,
+        run_ms=row.run_ms,
+    )
+
+
+def _receipt(row: Row[Any]) -> ledger_pb2.Receipt:
+    return ledger_pb2.Receipt(
+        ledger_entry_id=row.id,
+        captured_amount_micros=row.amount_micros,
+        charged_ms=row.run_ms,
+        is_captured=row.kind == EntryKind.CAPTURE.value,
+    )

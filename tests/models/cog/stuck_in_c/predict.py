@@ -1,0 +1,11 @@
+# ruff: noqa: T201
+import time
+
+from cog import BasePredictor
+
+
+class Predictor(BasePredictor):
+    def predict(self, seconds: float) -> str:
+        print("stuck")
+        time.sleep(seconds)
+        return "free"
