@@ -14,7 +14,7 @@ CPP := $(shell find cpp_ext -name build -prune -o -type f \( -name '*.cc' -o -na
 SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 BUF := $(VENV)/bin/buf
 
-.PHONY: help setup protos ext fmt check test bench up down demo clean baseline
+.PHONY: help setup protos ext fmt check test bench up down demo clean baseline reference
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -84,3 +84,6 @@ demo: setup ## Mesh up, three real models pushed and run; leaves the mesh up
 
 clean: ## Remove what was built (not the data folder)
 	rm -rf $(VENV) build protos/gen cpp_ext/build
+
+reference: setup ## Write docs/reference.md from the code
+	$(PY) -m tests.house.reference

@@ -93,6 +93,14 @@ class DataDir:
             write_private(path, f"rp_{text}\n")
         return path.read_text().strip()
 
+    def write_metrics_targets(self, addresses: Mapping[str, str]) -> None:
+        """Where each service shows its metrics, as Prometheus' file_sd_configs reads it."""
+        targets = [
+            {"targets": [address], "labels": {"service": name}}
+            for name, address in addresses.items()
+        ]
+        write_private(self.path / "prometheus_targets.json", json.dumps(targets, indent=2))
+
     def write_state(self, state: RunState) -> None:
         write_private(self.path / "run.json", state.to_json() + "\n")
 

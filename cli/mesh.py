@@ -76,8 +76,10 @@ def processes(
 ) -> list[Process]:
     """NATS and the five services, ready to be started in this order."""
     secrets = data_dir.secrets()
-    nats_port, *ports = free_ports("127.0.0.1", 1 + len(SERVICES))
-    targets = {name: f"127.0.0.1:{port}" for name, port in zip(SERVICES, ports, strict=True)}
+    nats_port, *ports = free_ports("127.0.0.1", 1 + 2 * len(SERVICES))
+    targets = {name: f"127.0.0.1:{ports.pop()}" for name in SERVICES}
+    metrics = {name: f"127.0.0.1:{ports.pop()}" for name in SERVICES}
+    data_dir.write_metrics_targets(metrics)
     shared = {
         "MESH_KEY": secrets["mesh_key"],
         "NATS_TOKEN": secrets["nats_token"],
@@ -87,6 +89,8 @@ def processes(
     shared |= {f"{name.upper()}_TARGET": target for name, target in targets.items()}
     own = _own_settings(data_dir, address, url, certificate)
     nats = _nats(data_dir, nats_port, secrets["nats_token"])
+    for name in SERVICES:
+        own[name] |= {"LISTEN": targets[name], "METRICS_LISTEN": metrics[name]}
     return [nats] + [_service(name, targets[name], shared | own[name]) for name in SERVICES]
 
 
@@ -142,7 +146,6 @@ def _service(name: str, target: str, settings: Mapping[str, str]) -> Process:
     prefix = f"REPRISE_{name.upper()}_"
     # The operator's own settings for this service come last and win.
     environment |= {f"{prefix}{key}": value for key, value in settings.items()}
-    environment |= {f"{prefix}LISTEN": target}
     environment |= {key: value for key, value in os.environ.items() if key.startswith(prefix)}
     if name == "inference":
         environment |= {key: value for key, value in os.environ.items() if key.startswith("UV_")}

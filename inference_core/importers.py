@@ -144,6 +144,7 @@ def _import(source: Path, destination: Path, limits: ImportLimits) -> dict[str, 
     onnx_checks.check(model, source.parent, max_bytes=limits.max_bytes)
     onnx_checks.load_external_data(model, source.parent)
     _normalise(model)
+    onnx_checks.check_semantics(model)
     signature = _signature_of(model)
     try:
         destination.write_bytes(model.SerializeToString(deterministic=True))
@@ -172,7 +173,12 @@ def _normalise(model: ModelProto) -> None:
     for node in model.graph.node:
         node.ClearField("doc_string")
     if any(not _is_complete(value) for value in model.graph.output):
-        inferred = onnx.shape_inference.infer_shapes(model)
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model)
+        except onnx.shape_inference.InferenceError as error:
+            raise InvalidModelError(
+                f"the outputs' shapes cannot be inferred ({error}): declare them when exporting"
+            ) from error
         del model.graph.output[:]
         model.graph.output.extend(inferred.graph.output)
 

@@ -7,16 +7,16 @@ from sqlalchemy import Connection, text
 # Each query answers one row per violation: what, and by how much.
 _QUERIES = {
     "the postings of each entry sum to zero": """
-        SELECT e.id, sum(p.amount_micros) FROM ledger_entries e
+        SELECT e.kind || ':' || e.operation_id, sum(p.amount_micros) FROM ledger_entries e
         JOIN ledger_postings p ON p.entry_sequence = e.sequence
-        GROUP BY e.id HAVING sum(p.amount_micros) <> 0
+        GROUP BY e.sequence, e.kind, e.operation_id HAVING sum(p.amount_micros) <> 0
     """,
     "each posting belongs to an entry": """
         SELECT p.ledger_account, p.entry_sequence FROM ledger_postings p
         LEFT JOIN ledger_entries e ON e.sequence = p.entry_sequence WHERE e.sequence IS NULL
     """,
     "an entry touches only its own account and the platform": """
-        SELECT e.id, p.ledger_account FROM ledger_entries e
+        SELECT e.kind || ':' || e.operation_id, p.ledger_account FROM ledger_entries e
         JOIN ledger_postings p ON p.entry_sequence = e.sequence
         WHERE p.ledger_account NOT IN ('platform:revenue', 'platform:funding',
             'available:' || e.account_id, 'held:' || e.account_id)
@@ -29,19 +29,20 @@ _QUERIES = {
         GROUP BY ledger_account HAVING min(balance) < 0
     """,
     "each hold is settled at most once": """
-        SELECT hold_id, count(*) FROM ledger_entries WHERE is_settlement
-        GROUP BY hold_id HAVING count(*) > 1
+        SELECT operation_id, count(*) FROM ledger_entries WHERE is_settlement
+        GROUP BY operation_id HAVING count(*) > 1
     """,
     "each settlement has an earlier hold of the same account": """
-        SELECT s.id, s.sequence FROM ledger_entries s
-        LEFT JOIN ledger_entries h ON h.hold_id = s.hold_id AND h.kind = 'hold'
+        SELECT s.kind || ':' || s.operation_id, s.sequence FROM ledger_entries s
+        LEFT JOIN ledger_entries h ON h.operation_id = s.operation_id AND h.kind = 'hold'
             AND h.account_id = s.account_id AND h.sequence < s.sequence
         WHERE s.is_settlement AND h.sequence IS NULL
     """,
     "a settlement takes back exactly what was held": """
-        SELECT s.id, coalesce(taken.amount_micros, 0) + coalesce(held.amount_micros, 0)
+        SELECT s.kind || ':' || s.operation_id,
+            coalesce(taken.amount_micros, 0) + coalesce(held.amount_micros, 0)
         FROM ledger_entries s
-        JOIN ledger_entries h ON h.hold_id = s.hold_id AND h.kind = 'hold'
+        JOIN ledger_entries h ON h.operation_id = s.operation_id AND h.kind = 'hold'
         LEFT JOIN ledger_postings taken ON taken.entry_sequence = s.sequence
             AND taken.ledger_account = 'held:' || s.account_id
         LEFT JOIN ledger_postings held ON held.entry_sequence = h.sequence
@@ -50,8 +51,8 @@ _QUERIES = {
             AND coalesce(taken.amount_micros, 0) + coalesce(held.amount_micros, 0) <> 0
     """,
     "a capture is at most its hold": """
-        SELECT s.id, captured.amount_micros FROM ledger_entries s
-        JOIN ledger_entries h ON h.hold_id = s.hold_id AND h.kind = 'hold'
+        SELECT s.kind || ':' || s.operation_id, captured.amount_micros FROM ledger_entries s
+        JOIN ledger_entries h ON h.operation_id = s.operation_id AND h.kind = 'hold'
         JOIN ledger_postings captured ON captured.entry_sequence = s.sequence
             AND captured.ledger_account = 'platform:revenue'
         LEFT JOIN ledger_postings held ON held.entry_sequence = h.sequence
@@ -59,7 +60,8 @@ _QUERIES = {
         WHERE s.is_settlement AND captured.amount_micros > coalesce(held.amount_micros, 0)
     """,
     "a capture is run time times price, rounded up; nothing else earns": """
-        SELECT s.id, coalesce(captured.amount_micros, 0) FROM ledger_entries s
+        SELECT s.kind || ':' || s.operation_id, coalesce(captured.amount_micros, 0)
+        FROM ledger_entries s
         LEFT JOIN ledger_postings captured ON captured.entry_sequence = s.sequence
             AND captured.ledger_account = 'platform:revenue'
         WHERE coalesce(captured.amount_micros, 0) <> CASE WHEN s.kind = 'capture'
@@ -75,7 +77,8 @@ _QUERIES = {
             JOIN ledger_postings p ON p.entry_sequence = h.sequence
                 AND p.ledger_account = 'held:' || h.account_id
             WHERE h.kind = 'hold' AND NOT EXISTS (
-                SELECT 1 FROM ledger_entries s WHERE s.hold_id = h.hold_id AND s.is_settlement)
+                SELECT 1 FROM ledger_entries s
+                WHERE s.operation_id = h.operation_id AND s.is_settlement)
             GROUP BY h.account_id) AS held ON held.ledger_account = total.ledger_account
         WHERE total.balance <> coalesce(held.open_micros, 0)
     """,

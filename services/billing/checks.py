@@ -9,6 +9,8 @@ from services.billing.pricing import RUN_MS_MAX
 from services.chassis.errors import FieldViolation, InvalidInput, PermissionDenied, Unauthenticated
 
 ACCOUNT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+# Without colons: what the ledger adds by itself has one in its name.
+HOLD_ID = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 ID_LENGTH_MAX = 255
 NOTE_LENGTH_MAX = 200
 CREDIT_MICROS_MAX = 10**15
@@ -47,11 +49,16 @@ def check_list_entries(request: ledger_pb2.ListLedgerEntriesRequest) -> None:
     _check_length(request.prediction_id, "prediction_id", ID_LENGTH_MAX)
 
 
+def check_list_open_holds(request: ledger_pb2.ListOpenHoldsRequest) -> None:
+    if request.older_than_s < 0:
+        raise _error("older_than_s", "must not be negative", kind="number_gte")
+
+
 def check_holds(request: ledger_pb2.CreateHoldsRequest, *, batch_size_max: int) -> None:
     _check_batch(request.holds, "holds", batch_size_max)
     for index, hold in enumerate(request.holds):
         field = f"holds[{index}]"
-        _check_id(hold.hold_id, f"{field}.hold_id")
+        _check_hold_id(hold.hold_id, f"{field}.hold_id")
         _check_account_id(hold.account_id, f"{field}.account_id")
         _check_id(hold.hardware, f"{field}.hardware")
         if not 0 < hold.run_ms_max <= RUN_MS_MAX:
@@ -63,7 +70,7 @@ def check_settlements(request: ledger_pb2.SettleHoldsRequest, *, batch_size_max:
     _check_batch(request.settlements, "settlements", batch_size_max)
     for index, settlement in enumerate(request.settlements):
         field = f"settlements[{index}]"
-        _check_id(settlement.hold_id, f"{field}.hold_id")
+        _check_hold_id(settlement.hold_id, f"{field}.hold_id")
         if settlement.HasField("capture"):
             # No upper bound: beyond the hold, the hold is what is charged.
             if settlement.capture.run_ms < 0:
@@ -83,6 +90,12 @@ def _check_id(value: str, field: str) -> None:
     if not value:
         raise _error(field, "is required", kind="required")
     _check_length(value, field, ID_LENGTH_MAX)
+
+
+def _check_hold_id(value: str, field: str) -> None:
+    if not HOLD_ID.fullmatch(value):
+        problem = "must be a prediction id: 1 to 255 letters, digits, dots, dashes or underscores"
+        raise _error(field, problem, kind="pattern")
 
 
 def _check_length(value: str, field: str, length_max: int) -> None:

@@ -45,7 +45,7 @@ class Journal:
         self._currency = currency
         self._now_us = now_us
         self.books = Books()
-        # Entry id -> the commit that writes it. Calls wait for these and never cancel them.
+        # Operation id -> the commit that writes its entry. Calls wait for it and never cancel it.
         self._commits: dict[str, asyncio.Task[None]] = {}
         self._end: asyncio.Future[None] | None = None
 
@@ -71,14 +71,14 @@ class Journal:
         return self.books.credit(account_id)
 
     async def add_credit(
-        self, entry_id: str, *, account_id: str, amount_micros: int, note: str
+        self, operation_id: str, *, account_id: str, amount_micros: int, note: str
     ) -> Credit:
-        """Pays credit in; the same entry id does so once."""
+        """Pays credit in; the same operation does so once."""
         await self._open_accounts({account_id})
         if -self.books.spendable(ledger.FUNDING) + amount_micros > ledger.FUNDING_MICROS_MAX:
             raise checks.amount_error("would pass the most credit that one ledger can hold")
         entry = ledger.credit_entry(
-            entry_id,
+            operation_id,
             account_id=account_id,
             amount_micros=amount_micros,
             note=note,
@@ -105,10 +105,10 @@ class Journal:
         self, settlements: Sequence[ledger_pb2.Settlement]
     ) -> list[ledger_pb2.SettlementResult]:
         """Captures or releases each hold once; a repeat answers the first receipt."""
-        await self._durable(f"hold:{settlement.hold_id}" for settlement in settlements)
+        ids = [settlement.hold_id for settlement in settlements]
+        await self._durable(ids)
         receipts: dict[str, ledger_pb2.Receipt] = {}
         fresh: list[Entry] = []
-        written: list[str] = []
         for settlement in settlements:
             hold = self.books.open_holds.get(settlement.hold_id)
             if hold is None:
@@ -119,12 +119,14 @@ class Journal:
                 self.books.begin(entry)
                 fresh.append(entry)
             receipts[settlement.hold_id] = _receipt(entry)
-            written.append(entry.id)
         self._start_commit(fresh)
-        await self._durable(written)
-        ids = [settlement.hold_id for settlement in settlements]
+        await self._durable(receipts)
         receipts |= await self._store.find_receipts({*ids} - receipts.keys())
         return [_settlement_result(hold_id, receipts.get(hold_id)) for hold_id in ids]
+
+    def open_holds(self, *, older_than_s: int) -> list[Entry]:
+        """Holds of at least this age, oldest first."""
+        return self.books.holds_older_than(self._now_us() - older_than_s * 1_000_000)
 
     async def _try_holds(
         self, requests: Sequence[ledger_pb2.NewHold], settled: set[str]
@@ -147,7 +149,7 @@ class Journal:
             return _settled_result(request.hold_id)
         known = self.books.open_holds.get(request.hold_id)
         if known is not None:
-            batch.awaited.add((known.settlement or known.entry).id)
+            batch.awaited.add(request.hold_id)
             return _known_result(known, request)
         price = self._prices.get(request.hardware)
         if price is None:
@@ -160,12 +162,12 @@ class Journal:
             run_ms_max=request.run_ms_max,
             now_us=self._now_us(),
         )
-        needed = -entry.amount_on(available_of(request.account_id))
+        needed = entry.moved_micros
         if needed > self.books.spendable(available_of(request.account_id)):
             return self._insufficient_credit(request, needed)
         self.books.begin(entry)
         batch.fresh.append(entry)
-        batch.awaited.add(entry.id)
+        batch.awaited.add(request.hold_id)
         return _granted_result(self.books.open_holds[request.hold_id])
 
     def _unknown_hardware(self, request: ledger_pb2.NewHold) -> ledger_pb2.HoldResult:
@@ -206,18 +208,17 @@ class Journal:
             entry = ledger.starting_credit_entry(
                 account_id, amount_micros=self._starting_credit_micros, now_us=self._now_us()
             )
-            if entry.id not in self._commits:
+            if entry.operation_id not in self._commits:
                 self.books.begin(entry)
                 self._start_commit([entry])
-            opened.append(entry.id)
+            opened.append(entry.operation_id)
         await self._durable(opened)
 
     async def _expect_repeat_of(self, entry: Entry) -> None:
-        account = available_of(entry.account_id)
-        first = await self._store.find_entry(entry.id, account)
+        first = await self._store.find(entry)
         if first is None:
             raise Unavailable("the credit could not be added now; call again")
-        same = (entry.account_id, entry.amount_on(account), entry.note)
+        same = (entry.account_id, entry.moved_micros, entry.note)
         if (first.account_id, first.amount_micros, first.note) != same:
             raise AlreadyExists(
                 "this request id has added other credit before; use a new request id",
@@ -226,12 +227,12 @@ class Journal:
 
     async def _write_credit(self, entry: Entry) -> bool:
         """Writes a credit entry; False where one with its id is there already."""
-        is_new = entry.id not in self._commits
+        is_new = entry.operation_id not in self._commits
         if is_new:
             self.books.begin(entry)
             self._start_commit([entry])
         try:
-            await self._durable([entry.id])
+            await self._durable([entry.operation_id])
         except DuplicateEntry:
             return False
         return is_new
@@ -243,11 +244,11 @@ class Journal:
         task = asyncio.create_task(self._commit(entries))
         task.add_done_callback(self._note_end)
         for entry in entries:
-            self._commits[entry.id] = task
+            self._commits[entry.operation_id] = task
 
-    async def _durable(self, entry_ids: Iterable[str]) -> None:
+    async def _durable(self, operation_ids: Iterable[str]) -> None:
         """Waits until none of these entries is being written; raises what their commit raised."""
-        for task in {self._commits[id_] for id_ in entry_ids if id_ in self._commits}:
+        for task in {self._commits[id_] for id_ in operation_ids if id_ in self._commits}:
             await asyncio.shield(task)
 
     async def _commit(self, entries: Sequence[Entry]) -> None:
@@ -263,7 +264,7 @@ class Journal:
                 self.books.confirm(entry)
         finally:
             for entry in entries:
-                del self._commits[entry.id]
+                del self._commits[entry.operation_id]
 
     async def _append(self, entries: Sequence[Entry]) -> None:
         """Raises DuplicateEntry or Unavailable only where nothing was written."""
@@ -275,8 +276,7 @@ class Journal:
             raise
         except SQLAlchemyError as error:
             # A commit that failed may still have been made: only the database knows.
-            first = entries[0]
-            if not await self._store.find_entry(first.id, available_of(first.account_id)):
+            if await self._store.find(entries[0]) is None:
                 log.error(
                     "ledger entries could not be written",
                     exc_info=error,
@@ -299,7 +299,7 @@ class _HoldBatch:
     # Holds that the database knows as settled.
     settled: set[str]
     fresh: list[Entry] = field(default_factory=list)
-    # Entries that must be durable before the answer.
+    # Holds that must be durable, or durably settled, before the answer.
     awaited: set[str] = field(default_factory=set)
 
 
@@ -308,7 +308,7 @@ def _granted_result(hold: OpenHold) -> ledger_pb2.HoldResult:
         amount_micros=hold.amount_micros,
         price_micros_per_second=hold.entry.price_micros_per_second,
     )
-    return ledger_pb2.HoldResult(hold_id=hold.entry.hold_id, hold=granted)
+    return ledger_pb2.HoldResult(hold_id=hold.entry.operation_id, hold=granted)
 
 
 def _known_result(hold: OpenHold, request: ledger_pb2.NewHold) -> ledger_pb2.HoldResult:

@@ -3,6 +3,7 @@
 Each entry's postings sum to zero, and no entry ever changes.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,13 +31,10 @@ def held_of(account_id: str) -> LedgerAccount:
 
 
 class BrokenLedger(Exception):
-    """Money would appear or vanish: a fault of ours, never of a caller."""
+    """Money would appear or vanish: a fault of ours, never of a caller.
 
-
-def _verify(is_true: bool, message: str) -> None:
-    # Not `assert`: these hold in production, under every interpreter option.
-    if not is_true:
-        raise BrokenLedger(message)
+    Raised instead of `assert`, which an interpreter option turns off.
+    """
 
 
 class EntryKind(StrEnum):
@@ -60,13 +58,13 @@ class Posting:
 class Entry:
     """One immutable operation on the books of one account."""
 
-    id: str
     kind: EntryKind
+    # The hold's id; for credit, the id under which it is added once.
+    operation_id: str
     account_id: str
     created_at_us: int
     postings: tuple[Posting, ...]
-    # These four are empty for credit.
-    hold_id: str = ""
+    # These three are empty for credit.
     hardware: str = ""
     price_micros_per_second: int = 0
     # The longest run of a hold, the charged run of a capture.
@@ -74,14 +72,28 @@ class Entry:
     note: str = ""
 
     def __post_init__(self) -> None:
-        total = sum(posting.amount_micros for posting in self.postings)
-        _verify(total == 0, f"the postings of {self.id} sum to {total}")
-        is_credit = self.kind is EntryKind.CREDIT
-        _verify(is_credit == (not self.hold_id), f"{self.id} must name a hold, unless it is credit")
+        total = 0
+        for posting in self.postings:
+            total += posting.amount_micros
+        if total != 0:
+            raise BrokenLedger(f"the postings of {self.id} sum to {total}")
+
+    @property
+    def id(self) -> str:
+        return entry_id(self.kind, self.operation_id)
 
     @property
     def is_settlement(self) -> bool:
-        return self.kind in (EntryKind.CAPTURE, EntryKind.RELEASE)
+        return self.kind is EntryKind.CAPTURE or self.kind is EntryKind.RELEASE
+
+    @property
+    def moved_micros(self) -> int:
+        """What the entry moves: for a hold, the amount that is held."""
+        moved = 0
+        for posting in self.postings:
+            if posting.amount_micros > 0:
+                moved += posting.amount_micros
+        return moved
 
     def amount_on(self, ledger_account: LedgerAccount) -> int:
         """The entry's change of one ledger account."""
@@ -109,25 +121,28 @@ class OpenHold:
     """A hold that is not settled durably; `settlement` is set while one is being written."""
 
     entry: Entry
+    amount_micros: int
     settlement: Entry | None = None
 
-    @property
-    def amount_micros(self) -> int:
-        return self.entry.amount_on(held_of(self.entry.account_id))
+
+def entry_id(kind: EntryKind, operation_id: str) -> str:
+    """How an entry is named outside: "capture:<hold id>", and credit by its operation alone."""
+    return operation_id if kind is EntryKind.CREDIT else f"{kind.value}:{operation_id}"
 
 
 def credit_entry(
-    entry_id: str, *, account_id: str, amount_micros: int, note: str, now_us: int
+    operation_id: str, *, account_id: str, amount_micros: int, note: str, now_us: int
 ) -> Entry:
     """Money is paid in."""
-    _verify(amount_micros > 0, "credit must be positive")
+    if amount_micros <= 0:
+        raise BrokenLedger(f"credit of {amount_micros}")
     postings = (
         Posting(FUNDING, -amount_micros),
         Posting(available_of(account_id), amount_micros),
     )
     return Entry(
-        id=entry_id,
         kind=EntryKind.CREDIT,
+        operation_id=operation_id,
         account_id=account_id,
         created_at_us=now_us,
         postings=postings,
@@ -158,12 +173,11 @@ def hold_entry(
     """The price of the longest possible run is reserved."""
     amount = pricing.run_price(run_ms_max, price_micros_per_second=price_micros_per_second)
     return Entry(
-        id=f"hold:{hold_id}",
         kind=EntryKind.HOLD,
+        operation_id=hold_id,
         account_id=account_id,
         created_at_us=now_us,
         postings=_moves((available_of(account_id), -amount), (held_of(account_id), amount)),
-        hold_id=hold_id,
         hardware=hardware,
         price_micros_per_second=price_micros_per_second,
         run_ms=run_ms_max,
@@ -176,10 +190,11 @@ def capture_entry(hold: OpenHold, *, run_ms: int, now_us: int) -> Entry:
     account_id, amount = held.account_id, hold.amount_micros
     price = held.price_micros_per_second
     taken = pricing.charge(run_ms, run_ms_max=held.run_ms, price_micros_per_second=price)
-    _verify(0 <= taken.amount_micros <= amount, f"capture beyond the hold {held.id}")
+    if not 0 <= taken.amount_micros <= amount:
+        raise BrokenLedger(f"a capture of {taken.amount_micros} is beyond {held.id}")
     return Entry(
-        id=f"capture:{held.hold_id}",
         kind=EntryKind.CAPTURE,
+        operation_id=held.operation_id,
         account_id=account_id,
         created_at_us=now_us,
         postings=_moves(
@@ -187,7 +202,6 @@ def capture_entry(hold: OpenHold, *, run_ms: int, now_us: int) -> Entry:
             (REVENUE, taken.amount_micros),
             (available_of(account_id), amount - taken.amount_micros),
         ),
-        hold_id=held.hold_id,
         hardware=held.hardware,
         price_micros_per_second=price,
         run_ms=taken.charged_ms,
@@ -198,14 +212,13 @@ def release_entry(hold: OpenHold, *, reason: str, now_us: int) -> Entry:
     """The whole hold is given back."""
     held, amount = hold.entry, hold.amount_micros
     return Entry(
-        id=f"release:{held.hold_id}",
         kind=EntryKind.RELEASE,
+        operation_id=held.operation_id,
         account_id=held.account_id,
         created_at_us=now_us,
         postings=_moves(
             (held_of(held.account_id), -amount), (available_of(held.account_id), amount)
         ),
-        hold_id=held.hold_id,
         hardware=held.hardware,
         price_micros_per_second=held.price_micros_per_second,
         run_ms=0,
@@ -216,6 +229,11 @@ def release_entry(hold: OpenHold, *, reason: str, now_us: int) -> Entry:
 def _moves(*moves: tuple[LedgerAccount, int]) -> tuple[Posting, ...]:
     """Postings of the moves that move something."""
     return tuple(Posting(ledger_account, amount) for ledger_account, amount in moves if amount)
+
+
+def age_order(entry: Entry) -> tuple[int, str]:
+    """Sorts entries by age, and those of one instant in one way."""
+    return (entry.created_at_us, entry.operation_id)
 
 
 class Books:
@@ -232,7 +250,9 @@ class Books:
     ) -> None:
         self._balances: dict[LedgerAccount, int] = dict(balances or {})
         self._debits_under_way: dict[LedgerAccount, int] = {}
-        self.open_holds = {entry.hold_id: OpenHold(entry) for entry in open_holds}
+        self.open_holds = {
+            entry.operation_id: OpenHold(entry, entry.moved_micros) for entry in open_holds
+        }
         self._verify_loaded()
 
     def is_open(self, account_id: str) -> bool:
@@ -256,18 +276,29 @@ class Books:
         """The balance less every debit that is still being written."""
         return self.balance(ledger_account) - self._debits_under_way.get(ledger_account, 0)
 
+    def holds_older_than(self, created_at_us: int) -> list[Entry]:
+        """Holds created before, oldest first, unless they are being settled just now."""
+        old = [
+            hold.entry
+            for hold in self.open_holds.values()
+            if hold.settlement is None and hold.entry.created_at_us < created_at_us
+        ]
+        return sorted(old, key=age_order)
+
     def begin(self, entry: Entry) -> None:
         """An entry is about to be written: its debits count at once."""
+        if entry.kind is EntryKind.HOLD:
+            if entry.operation_id in self.open_holds:
+                raise BrokenLedger(f"{entry.id} is open already")
+        elif entry.is_settlement and self.open_holds[entry.operation_id].settlement is not None:
+            raise BrokenLedger(f"{entry.id} settles a hold a second time")
         for posting in entry.postings:
             if posting.amount_micros < 0:
                 self._begin_debit(entry, posting)
         if entry.kind is EntryKind.HOLD:
-            _verify(entry.hold_id not in self.open_holds, f"{entry.id} is open already")
-            self.open_holds[entry.hold_id] = OpenHold(entry)
+            self.open_holds[entry.operation_id] = OpenHold(entry, entry.moved_micros)
         elif entry.is_settlement:
-            hold = self.open_holds[entry.hold_id]
-            _verify(hold.settlement is None, f"{entry.id} settles a hold a second time")
-            hold.settlement = entry
+            self.open_holds[entry.operation_id].settlement = entry
 
     def confirm(self, entry: Entry) -> None:
         """The entry is durable: its credits count as well."""
@@ -277,7 +308,7 @@ class Books:
             if amount < 0:
                 self._debits_under_way[account] += amount
         if entry.is_settlement:
-            del self.open_holds[entry.hold_id]
+            del self.open_holds[entry.operation_id]
 
     def revert(self, entry: Entry) -> None:
         """The entry was not written: its debits never were."""
@@ -285,25 +316,32 @@ class Books:
             if posting.amount_micros < 0:
                 self._debits_under_way[posting.ledger_account] += posting.amount_micros
         if entry.kind is EntryKind.HOLD:
-            del self.open_holds[entry.hold_id]
+            del self.open_holds[entry.operation_id]
         elif entry.is_settlement:
-            self.open_holds[entry.hold_id].settlement = None
+            self.open_holds[entry.operation_id].settlement = None
 
     def _begin_debit(self, entry: Entry, posting: Posting) -> None:
         account, debit = posting.ledger_account, -posting.amount_micros
         floor = -FUNDING_MICROS_MAX if account == FUNDING else 0
-        _verify(self.spendable(account) - debit >= floor, f"{entry.id} overdraws {account}")
+        if self.spendable(account) - debit < floor:
+            raise BrokenLedger(f"{entry.id} overdraws {account}")
         self._debits_under_way[account] = self._debits_under_way.get(account, 0) + debit
 
     def _verify_loaded(self) -> None:
-        _verify(sum(self._balances.values()) == 0, "the balances do not sum to zero")
-        held: dict[LedgerAccount, int] = {}
+        if sum(self._balances.values()) != 0:
+            raise BrokenLedger("the balances do not sum to zero")
+        held = Counter(
+            {
+                account: balance
+                for account, balance in self._balances.items()
+                if account.startswith("held:") and balance
+            }
+        )
+        opened: Counter[LedgerAccount] = Counter()
         for hold in self.open_holds.values():
-            account = held_of(hold.entry.account_id)
-            held[account] = held.get(account, 0) + hold.amount_micros
+            opened[held_of(hold.entry.account_id)] += hold.amount_micros
+        if held != opened:
+            raise BrokenLedger("the held balances are not the sums of the open holds")
         for account, balance in self._balances.items():
-            _verify(balance >= 0 or account == FUNDING, f"{account} is below zero")
-            if account.startswith("held:"):
-                expected = held.pop(account, 0)
-                _verify(balance == expected, f"{account} is {balance}, its holds are {expected}")
-        _verify(not any(held.values()), "there are holds without a held balance")
+            if balance < 0 and account != FUNDING:
+                raise BrokenLedger(f"{account} is below zero")

@@ -40,9 +40,23 @@ def parse(page_token: str, *, page_size: int) -> Place:
             return Place(size, after=after)
         case {**rest} if not rest:
             return Place(size)
-    problem = "is not a cursor of this list; take it from the page before"
-    violation = FieldViolation(field="page_token", description=problem, kind="invalid")
-    raise InvalidInput(f"page_token {problem}", fields=[violation])
+    raise _foreign_token()
+
+
+def parse_age(page_token: str) -> tuple[int, str]:
+    """Beyond which entry, in order of age, a list of open holds goes on."""
+    match paging.decode_cursor(page_token):
+        case {"created_at_us": int(created_at_us), "hold_id": str(hold_id)}:
+            return (created_at_us, hold_id)
+        case {**rest} if not rest:
+            return (0, "")
+    raise _foreign_token()
+
+
+def age_token(age: tuple[int, str]) -> str:
+    """The text that goes on beyond this entry."""
+    created_at_us, hold_id = age
+    return paging.encode_cursor({"created_at_us": created_at_us, "hold_id": hold_id})
 
 
 def cut(sequences: Sequence[int], place: Place) -> Page:
@@ -62,3 +76,9 @@ def cut(sequences: Sequence[int], place: Place) -> Page:
 
 def _token(side: str, sequence: int) -> str:
     return paging.encode_cursor({side: sequence})
+
+
+def _foreign_token() -> InvalidInput:
+    problem = "is not a cursor of this list; take it from the page before"
+    violation = FieldViolation(field="page_token", description=problem, kind="invalid")
+    return InvalidInput(f"page_token {problem}", fields=[violation])

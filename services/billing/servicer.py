@@ -9,7 +9,7 @@ from sqlalchemy import Row
 
 from services.billing import checks, pages, pricing
 from services.billing.journal import Journal
-from services.billing.ledger import Credit, EntryKind
+from services.billing.ledger import Credit, EntryKind, age_order, entry_id
 from services.billing.settings import BillingSettings
 from services.billing.store import Store
 from services.chassis import paging
@@ -87,6 +87,21 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         results = await self._journal.settle_holds(request.settlements)
         return ledger_pb2.SettleHoldsResponse(results=results)
 
+    async def ListOpenHolds(
+        self, request: ledger_pb2.ListOpenHoldsRequest, context: Context
+    ) -> ledger_pb2.ListOpenHoldsResponse:
+        checks.check_list_open_holds(request)
+        size = paging.bounded_page_size(
+            request.page_size, default=pages.SIZE_DEFAULT, maximum=pages.SIZE_MAX
+        )
+        after = pages.parse_age(request.page_token)
+        holds = self._journal.open_holds(older_than_s=request.older_than_s)
+        rest = [hold for hold in holds if age_order(hold) > after]
+        return ledger_pb2.ListOpenHoldsResponse(
+            hold_ids=[hold.operation_id for hold in rest[:size]],
+            next_page_token=pages.age_token(age_order(rest[size - 1])) if len(rest) > size else "",
+        )
+
     def _credit(self, account_id: str, credit: Credit) -> ledger_pb2.Credit:
         return ledger_pb2.Credit(
             account_id=account_id,
@@ -97,13 +112,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         )
 
     def _entry(self, row: Row[Any]) -> ledger_pb2.LedgerEntry:
+        kind = EntryKind(row.kind)
         created_at = Timestamp()
         created_at.FromMicroseconds(row.created_at_us)
         return ledger_pb2.LedgerEntry(
-            id=row.id,
-            kind=_KINDS[EntryKind(row.kind)],
+            id=entry_id(kind, row.operation_id),
+            kind=_KINDS[kind],
             amount_micros=row.amount_micros,
-            prediction_id=row.hold_id,
+            prediction_id="" if kind is EntryKind.CREDIT else row.operation_id,
             note=row.note or self._note(row),
             created_at=created_at,
         )

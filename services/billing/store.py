@@ -22,7 +22,6 @@ from sqlalchemy import (
     and_,
     exists,
     func,
-    insert,
     literal,
     select,
 )
@@ -35,6 +34,7 @@ from services.billing.ledger import (
     LedgerAccount,
     Posting,
     available_of,
+    entry_id,
     held_of,
 )
 from services.billing.pages import Place
@@ -45,10 +45,9 @@ ENTRIES = Table(
     "ledger_entries",
     _METADATA,
     Column("sequence", BigInteger, primary_key=True, autoincrement=False),
-    Column("id", Text),
     Column("kind", Text),
+    Column("operation_id", Text),
     Column("account_id", Text),
-    Column("hold_id", Text),
     Column("is_settlement", Boolean),
     Column("hardware", Text),
     Column("price_micros_per_second", BigInteger),
@@ -98,9 +97,12 @@ class Store:
         """Adds entries in one transaction; returns once they are durable."""
         await self._database.write(lambda connection: self._append(connection, entries))
 
-    async def find_entry(self, entry_id: str, ledger_account: LedgerAccount) -> Row[Any] | None:
-        """An entry with its change of one ledger account as `amount_micros`."""
-        query = _entries_with_change_of(ledger_account).where(ENTRIES.c.id == entry_id)
+    async def find(self, entry: Entry) -> Row[Any] | None:
+        """The same entry, or what was written instead of it, with its `amount_micros`."""
+        query = _entries_with_change_of(available_of(entry.account_id)).where(
+            ENTRIES.c.operation_id == entry.operation_id,
+            ENTRIES.c.is_settlement == entry.is_settlement,
+        )
         return await self._database.read(lambda connection: connection.execute(query).first())
 
     async def find_receipts(self, hold_ids: Collection[str]) -> dict[str, ledger_pb2.Receipt]:
@@ -108,10 +110,10 @@ class Store:
         if not hold_ids:
             return {}
         query = _entries_with_change_of(REVENUE).where(
-            ENTRIES.c.hold_id.in_(hold_ids), ENTRIES.c.is_settlement
+            ENTRIES.c.operation_id.in_(hold_ids), ENTRIES.c.is_settlement
         )
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return {row.hold_id: _receipt(row) for row in rows}
+        return {row.operation_id: _receipt(row) for row in rows}
 
     async def list_entries(
         self, account_id: str, *, prediction_id: str, place: Place
@@ -125,7 +127,7 @@ class Store:
             ENTRIES.c.account_id == account_id
         )
         if prediction_id:
-            query = query.where(ENTRIES.c.hold_id == prediction_id)
+            query = query.where(ENTRIES.c.operation_id == prediction_id)
         if place.before is not None:
             query = query.where(sequence < place.before)
         if place.after is not None:
@@ -152,13 +154,18 @@ class Store:
         # Less than remembered: a commit of ours was lost. More: somebody else writes, too.
         if last > self._last_sequence:
             raise ForeignEntries(f"entry {last} was not written by this process")
-        rows, postings = _rows(entries, first_sequence=last + 1)
+        rows = [_entry_row(sequence, entry) for sequence, entry in enumerate(entries, last + 1)]
+        postings = [
+            (sequence, posting.ledger_account, posting.amount_micros)
+            for sequence, entry in enumerate(entries, last + 1)
+            for posting in entry.postings
+        ]
         try:
-            connection.execute(insert(ENTRIES), rows)
+            _insert(connection, ENTRIES, rows)
         except IntegrityError as error:
             raise DuplicateEntry(str(error.orig)) from error
         if postings:
-            connection.execute(insert(POSTINGS), postings)
+            _insert(connection, POSTINGS, postings)
         self._last_sequence = last + len(rows)
 
 
@@ -166,36 +173,28 @@ def _last_sequence(connection: Connection) -> int:
     return int(connection.exec_driver_sql(_LAST_SEQUENCE).scalar_one())
 
 
-def _rows(
-    entries: Sequence[Entry], *, first_sequence: int
-) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    rows: list[dict[str, object]] = []
-    postings: list[dict[str, object]] = []
-    for sequence, entry in enumerate(entries, first_sequence):
-        rows.append(
-            {
-                "sequence": sequence,
-                "id": entry.id,
-                "kind": entry.kind.value,
-                "account_id": entry.account_id,
-                "hold_id": entry.hold_id or None,
-                "is_settlement": entry.is_settlement,
-                "hardware": entry.hardware or None,
-                "price_micros_per_second": entry.price_micros_per_second,
-                "run_ms": entry.run_ms,
-                "note": entry.note,
-                "created_at_us": entry.created_at_us,
-            }
-        )
-        postings += [
-            {
-                "entry_sequence": sequence,
-                "ledger_account": posting.ledger_account,
-                "amount_micros": posting.amount_micros,
-            }
-            for posting in entry.postings
-        ]
-    return rows, postings
+def _insert(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> None:
+    # Past SQLAlchemy's own insert, which costs more than the database's share of the work.
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    names = ", ".join(table.c.keys())
+    marks = ", ".join([mark] * len(table.c))
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(rows))
+
+
+def _entry_row(sequence: int, entry: Entry) -> tuple[object, ...]:
+    """In the order of the table's columns."""
+    return (
+        sequence,
+        entry.kind.value,
+        entry.operation_id,
+        entry.account_id,
+        entry.is_settlement,
+        entry.hardware or None,
+        entry.price_micros_per_second,
+        entry.run_ms,
+        entry.note,
+        entry.created_at_us,
+    )
 
 
 def _entries_with_change_of(ledger_account: LedgerAccount) -> Select[Any]:
@@ -213,7 +212,7 @@ def _entries_with_change(is_wanted: ColumnElement[bool]) -> Select[Any]:
 def _open_holds() -> Select[Any]:
     settlement = ENTRIES.alias("settlement")
     is_settled = exists().where(
-        settlement.c.hold_id == ENTRIES.c.hold_id, settlement.c.is_settlement
+        settlement.c.operation_id == ENTRIES.c.operation_id, settlement.c.is_settlement
     )
     held = POSTINGS.c.ledger_account == literal(held_of("")).concat(ENTRIES.c.account_id)
     return _entries_with_change(held).where(ENTRIES.c.kind == EntryKind.HOLD.value, ~is_settled)
@@ -225,12 +224,11 @@ def _hold(row: Row[Any]) -> Entry:
         Posting(held_of(row.account_id), row.amount_micros),
     )
     return Entry(
-        id=row.id,
         kind=EntryKind.HOLD,
+        operation_id=row.operation_id,
         account_id=row.account_id,
         created_at_us=row.created_at_us,
         postings=postings,
-        hold_id=row.hold_id,
         hardware=row.hardware,
         price_micros_per_second=row.price_micros_per_second,
         run_ms=row.run_ms,
@@ -239,7 +237,7 @@ def _hold(row: Row[Any]) -> Entry:
 
 def _receipt(row: Row[Any]) -> ledger_pb2.Receipt:
     return ledger_pb2.Receipt(
-        ledger_entry_id=row.id,
+        ledger_entry_id=entry_id(EntryKind(row.kind), row.operation_id),
         captured_amount_micros=row.amount_micros,
         charged_ms=row.run_ms,
         is_captured=row.kind == EntryKind.CAPTURE.value,

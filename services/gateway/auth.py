@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from reprise.wire.v1 import options_pb2
+
 from services.chassis.errors import PermissionDenied
 from services.gateway import problem
 

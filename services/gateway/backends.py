@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -63,6 +63,48 @@ class Backends:
             await asyncio.sleep(RETRY_PAUSE_S)
             left_s -= RETRY_PAUSE_S
             _shorten_wait(request, left_s)
+
+    async def call_upload(
+        self,
+        method: MethodDescriptor,
+        requests: Callable[[], AsyncIterator[Any]],
+        *,
+        identity: Identity,
+        request_id: str,
+        timeout_s: float,
+    ) -> Any:
+        """One client-streaming call; its requests are made anew where it must be repeated."""
+        peer = self.peer_of(method)
+        rpc = self._unary.get(method.full_name) or self._bind_unary(method)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return await peer.call(
+                    rpc,
+                    requests(),
+                    timeout_s=deadline - time.monotonic(),
+                    account_id=identity.account_id,
+                    is_operator=identity.is_operator,
+                    request_id=request_id,
+                )
+            except Unavailable as error:
+                is_late = time.monotonic() + RETRY_PAUSE_S >= deadline
+                if is_late or not is_connection_loss(error):
+                    raise
+            await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def stream(
+        self, method: MethodDescriptor, request: Any, *, identity: Identity, request_id: str
+    ) -> AsyncIterator[Any]:
+        """The answers of a server-streaming call."""
+        call = self.open_stream(method, request, identity=identity, request_id=request_id)
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc(error) from error
+        finally:
+            call.cancel()
 
     def open_stream(
         self, method: MethodDescriptor, request: Any, *, identity: Identity, request_id: str = ""

@@ -127,7 +127,9 @@ class EventStream:
         if item is None:
             return False
         message, owner = item
-        data = await self._render(message.data, owner) if message.event == "output" else message.data
+        data = (
+            await self._render(message.data, owner) if message.event == "output" else message.data
+        )
         self._last_event_id = message.id
         await self._exchange.write(
             encode_event(event_id=message.id, event=message.event, data=data)

@@ -18,13 +18,16 @@ MARKER = "reprise-file:"
 # A steady expiry keeps a file's URL the same from poll to poll.
 _EXPIRY_STEP_S = 3600
 
+_FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A JSON string token starts at a quote that no backslash precedes; one before a colon is a key.
 _OUTGOING = re.compile(r'(?<!\\)"reprise-file:([A-Za-z0-9_-]{1,64})"(?!\s*:)')
 _INCOMING = re.compile(
     r'(?<!\\)"https?:(?:\\?/){2}([^"\\/?#\s]{1,255})(?:\\?/v1){1,2}\\?/files\\?/'
     r'([A-Za-z0-9_-]{1,64})(?:\\?/download[^"?#\\]{0,255})?(?:\?([^"\\\s]{0,2048}))?"(?!\s*:)'
 )
-_DATA_URL = re.compile(r'(?<!\\)"data:([^"\\,]*+(?:\\/[^"\\,]*+)*+),([^"\\]*+(?:\\/[^"\\]*+)*+)"(?!\s*:)')
+_DATA_URL = re.compile(
+    r'(?<!\\)"data:([^"\\,]*+(?:\\/[^"\\,]*+)*+),([^"\\]*+(?:\\/[^"\\]*+)*+)"(?!\s*:)'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,11 @@ class LinkSigner:
                 reason="URL_EXPIRED",
             )
         return owner
+
+
+def is_file_id(text: str) -> bool:
+    """Whether the text may be a file's id."""
+    return _FILE_ID.fullmatch(text) is not None
 
 
 def file_ids(text: str) -> list[str]:

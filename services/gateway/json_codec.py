@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
-
 from reprise.wire.v1 import options_pb2
+
 from services.chassis.errors import FieldViolation
 
 # (message or value, public base URL) -> what orjson serializes.
@@ -156,7 +156,8 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 
 def _encode_duration(value: Any, _base_url: str) -> int | float:
-    return value.seconds if not value.nanos else value.seconds + value.nanos / 1e9
+    whole: int = value.seconds
+    return whole + value.nanos / 1e9 if value.nanos else whole
 
 
 _SPECIAL_ENCODERS: dict[str, Encode] = {
@@ -215,7 +216,9 @@ def message_decoder(descriptor: Descriptor) -> MessageDecoder:
 
 def _unknown(name: str, known: dict[str, FieldDescriptor]) -> FieldViolation:
     text = f"{name[:100]} is not allowed; allowed are {', '.join(known)}"
-    return FieldViolation(field=name[:100], description=text, kind="additional_property_not_allowed")
+    return FieldViolation(
+        field=name[:100], description=text, kind="additional_property_not_allowed"
+    )
 
 
 def _setter(field: FieldDescriptor) -> Callable[[Any, Any, str | None, str], None]:

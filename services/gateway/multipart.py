@@ -156,7 +156,9 @@ class FormReader:
 
     def _form(self) -> UploadedForm:
         if self._file is None:
-            raise _invalid("content", "content is required: the part with the file's bytes", "required")
+            raise _invalid(
+                "content", "content is required: the part with the file's bytes", "required"
+            )
         self._spool.seek(0)
         name = self._fields.get("filename") or self._file.file_name or "file"
         name = re.split(r"[/\\]", name)[-1] or "file"

@@ -66,7 +66,9 @@ def problem_of(error: RepriseError) -> dict[str, Any]:
     problem: dict[str, Any] = {"title": title, "detail": error.message, "status": status}
     if error.fields:
         problem["title"] = "Input validation failed" if status == 422 else title
-        problem["detail"] = "".join(f"- {item.field}: {item.description}\n" for item in error.fields)
+        problem["detail"] = "".join(
+            f"- {item.field}: {item.description}\n" for item in error.fields
+        )
         problem["invalid_fields"] = [
             {"type": item.kind or "invalid", "field": item.field, "description": item.description}
             for item in error.fields

@@ -6,12 +6,12 @@ from typing import Any
 
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-
 from reprise.billing.v1 import ledger_pb2, price_pb2
 from reprise.gateway.v1 import account_pb2
 from reprise.scheduler.v1 import hardware_pb2, prediction_pb2
 from reprise.storage.v1 import artifact_pb2, file_pb2, model_pb2
 from reprise.wire.v1 import options_pb2
+
 from services.chassis.errors import NotFound, NotImplementedYet, RepriseError
 
 PUBLIC_SERVICES: tuple[ServiceDescriptor, ...] = (
@@ -61,7 +61,7 @@ class MethodNotAllowed(RepriseError):
         super().__init__(f"This path takes {self.allow} only.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Route:
     """One HTTP method and path, and the rpc that answers it; none: known but not served."""
 
@@ -173,7 +173,7 @@ def access_of(method: MethodDescriptor) -> int:
 
 def owner_of(method: MethodDescriptor) -> str:
     """The service that answers the method: reprise.<owner>.v1."""
-    return str(method.file.package.split(".")[1])
+    return method.full_name.split(".")[1]
 
 
 def rpc_path(method: MethodDescriptor) -> str:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from reprise.gateway.v1 import account_pb2
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -21,7 +22,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from reprise.gateway.v1 import account_pb2
 from services.chassis.db import Database
 from services.chassis.errors import AlreadyExists, FieldViolation, NotFound
 from services.gateway.auth import Identity
@@ -41,7 +41,7 @@ tokens = Table(
     "tokens",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("username", ForeignKey("accounts.username"), nullable=False),
+    Column("username", String(64), ForeignKey("accounts.username"), nullable=False),
     Column("name", String(255), nullable=False),
     Column("digest", String(64), nullable=False, unique=True),
     Column("created_us", BigInteger, nullable=False),

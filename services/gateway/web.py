@@ -25,7 +25,17 @@ class Disconnected(Exception):
 class Exchange:
     """A request and its answer over ASGI."""
 
-    __slots__ = ("_is_body_read", "_receive", "_send", "headers", "method", "path", "query", "scope", "status")
+    __slots__ = (
+        "_is_body_read",
+        "_receive",
+        "_send",
+        "headers",
+        "method",
+        "path",
+        "query",
+        "scope",
+        "status",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope

@@ -1,4 +1,4 @@
-"""Version files on this host: each blob fetched once by its digest, versions hard-linked from the blobs."""
+"""Version files on this host: blobs fetched once by digest, versions hard-linked from them."""
 
 import asyncio
 import hashlib
@@ -90,9 +90,13 @@ class ArtifactCache:
         if missing and on_step is not None:
             size = sum(file.size_bytes for file in missing.values())
             on_step(f"fetching {len(missing)} files, {size / 1e6:.1f} MB")
-        async with asyncio.TaskGroup() as tasks:
-            for file in missing.values():
-                tasks.create_task(self._ensure_blob(file))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for file in missing.values():
+                    tasks.create_task(self._ensure_blob(file))
+        except ExceptionGroup as group:
+            # One reason is enough, and callers look for its meaning.
+            raise group.exceptions[0] from group
         await asyncio.to_thread(self._link, list(files), target)
 
     async def _ensure_blob(self, file: model_pb2.VersionFile) -> None:

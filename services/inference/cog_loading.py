@@ -1,4 +1,4 @@
-"""Brings a cog project to life: environment, schema and a started runner, for builds and for replicas."""
+"""Brings a cog project to life: environment, schema, started runner; for builds and replicas."""
 
 import asyncio
 import secrets
@@ -90,13 +90,19 @@ class CogLoader:
         refuse_on_host(config, await self.host(config))
 
     async def start(
-        self, project: CogProject, schema: Mapping[str, Any], on_step: OnStep
+        self,
+        project: CogProject,
+        schema: Mapping[str, Any],
+        on_step: OnStep,
+        *,
+        on_environment: Callable[[], None] = lambda: None,
     ) -> CogRunner:
         """A ready runner. Raises CogProjectError, EnvironmentBuildFailed or SetupFailed."""
         requirements = await asyncio.to_thread(
             read_requirements, project.config, project.project_dir
         )
         environment = await self._environments.ensure(requirements, on_step)
+        on_environment()
         spec = RunnerSpec(
             project_dir=project.project_dir,
             reference=project.reference,

@@ -32,7 +32,6 @@ Load = Callable[[Version], Awaitable[LoadedModel]]
 class PoolLimits:
     replica_count_max: int
     memory_floor_bytes: int
-    drain_grace_s: float
 
 
 class Replica:

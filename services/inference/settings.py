@@ -24,6 +24,10 @@ class InferenceSettings(ServiceSettings):
     """Address of the gateway's internal gRPC port: guarded fetcher and check of API tokens."""
     oip_listen: str = "127.0.0.1:0"
     """Public address of the Open Inference Protocol; port 0 picks a free one."""
+    oip_tls_cert: Path | None = None
+    """Certificate chain in PEM for that address; without it tokens travel unencrypted."""
+    oip_tls_key: Path | None = None
+    """Private key of the certificate."""
     host_id: str = ""
     """The same over restarts; empty: a random one, kept in the data folder."""
     hardware: str = "cpu"
@@ -70,8 +74,10 @@ class InferenceSettings(ServiceSettings):
     """A report without an answer after this is sent again."""
     log_interval_s: float = 0.1
     """Longest time that a running model's log lines wait for company."""
-    engine_batch_size_max: int = 8
-    """Calls of an engine that are merged at most, where the version does not say."""
+    engine_batch_size_max: int = Field(default=32, ge=1, le=4096)
+    """Calls of an engine that are merged at most."""
+    engine_slot_count: int = Field(default=64, ge=1)
+    """Calls that one engine takes at a time."""
     engine_start_timeout_s: float = 30.0
     """Limit for the engine host to answer after its start."""
     token_cache_s: float = 30.0

@@ -30,6 +30,10 @@ class Commits:
             self._fail(error)
             raise
 
+    async def barrier(self) -> None:
+        """Returns once all decisions taken before are durable."""
+        await self._store.barrier()
+
     def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Runs work that its caller's end must not end."""
         task = asyncio.get_running_loop().create_task(work)

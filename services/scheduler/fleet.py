@@ -172,9 +172,7 @@ class Fleet:
         ]
 
     def silent(self, now: float, timeout_s: float) -> list[Worker]:
-        return [
-            worker for worker in self.workers.values() if now - worker.reported_at >= timeout_s
-        ]
+        return [worker for worker in self.workers.values() if now - worker.reported_at >= timeout_s]
 
     def loads(self, version_id: str) -> list[ReplicaLoad]:
         """Ready replicas of a version that may take leases."""

@@ -1,6 +1,7 @@
 """The status changes that a prediction may make, and how each way to end is charged."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from reprise.inference.v1 import events_pb2
 from reprise.scheduler.v1 import prediction_pb2
@@ -11,7 +12,7 @@ SUCCEEDED = prediction_pb2.PREDICTION_STATUS_SUCCEEDED
 FAILED = prediction_pb2.PREDICTION_STATUS_FAILED
 CANCELED = prediction_pb2.PREDICTION_STATUS_CANCELED
 
-Status = prediction_pb2.PredictionStatus.ValueType
+Status: TypeAlias = prediction_pb2.PredictionStatus.ValueType
 
 # PROCESSING -> STARTING: the attempt was lost and the prediction waits again.
 ALLOWED: dict[Status, frozenset[Status]] = {
@@ -73,8 +74,9 @@ def canceled(*, started_at: int | None, now: int, log_line: str = "") -> Ending:
 
 def setup_failed(error: str) -> Ending:
     """The end of what waits for a version that cannot be loaded."""
-    return Ending(FAILED, error=_text(error, "The model could not be started."),
-                  release_reason=SETUP_FAILED)
+    return Ending(
+        FAILED, error=_text(error, "The model could not be started."), release_reason=SETUP_FAILED
+    )
 
 
 def output_too_large(*, run_us: int, size_max: int) -> Ending:

@@ -15,8 +15,8 @@ class LivePrediction:
     """One prediction from its admission to the commit of its end."""
 
     __slots__ = (
-        "_changed", "_ended", "_retained", "_size_of_logs", "deadline_timer", "has_chunks",
-        "is_ending", "items", "items_size", "logs", "record", "sequence",
+        "_changed", "_ended", "_retained", "_size_of_logs", "change_count", "deadline_timer",
+        "has_chunks", "is_ending", "items", "items_size", "logs", "record", "sequence",
     )  # fmt: skip
 
     def __init__(self, record: PredictionRecord) -> None:
@@ -30,11 +30,13 @@ class LivePrediction:
         self.logs: list[str] = []
         self.has_chunks = False
         self.deadline_timer: asyncio.TimerHandle | None = None
+        # Grows with each change that watchers are told of.
+        self.change_count = 0
         self._size_of_logs = 0
         # Items of a lost attempt, shown until the next one has caught up: outputs only grow.
         self._retained: list[str] = []
-        self._ended: list[asyncio.Future[None]] = []
-        self._changed: list[asyncio.Future[None]] = []
+        self._ended: list[asyncio.Future[bool]] = []
+        self._changed: list[asyncio.Future[bool]] = []
 
     @property
     def is_done(self) -> bool:
@@ -88,12 +90,15 @@ class LivePrediction:
         """Whether the prediction ended within the time."""
         return self.is_done or await _wait(self._ended, timeout_s)
 
-    async def wait_change(self, timeout_s: float) -> bool:
-        """Whether anything changed within the time."""
-        return self.is_done or await _wait(self._changed, timeout_s)
+    async def wait_change(self, seen_count: int, timeout_s: float) -> bool:
+        """Whether anything changed since a change_count that was read, within the time."""
+        if self.is_done or self.change_count != seen_count:
+            return True
+        return await _wait(self._changed, timeout_s)
 
     def wake_changed(self) -> None:
         """Tells watchers that there is something new."""
+        self.change_count += 1
         if self._changed:
             _wake(self._changed)
 
@@ -131,29 +136,27 @@ class LivePredictions:
         del self._by_id[prediction_id]
 
 
-async def _wait(waiters: list[asyncio.Future[None]], timeout_s: float) -> bool:
+async def _wait(waiters: list[asyncio.Future[bool]], timeout_s: float) -> bool:
     if timeout_s <= 0:
         return False
     loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
+    waiter: asyncio.Future[bool] = loop.create_future()
     waiters.append(waiter)
-    timer = loop.call_later(timeout_s, waiter.cancel)
+    timer = loop.call_later(timeout_s, _resolve, waiter, False)
     try:
-        await waiter
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        return False
+        return await waiter
     finally:
         timer.cancel()
         if waiter in waiters:
             waiters.remove(waiter)
-    return True
 
 
-def _wake(waiters: list[asyncio.Future[None]]) -> None:
+def _wake(waiters: list[asyncio.Future[bool]]) -> None:
     woken, waiters[:] = waiters[:], []
     for waiter in woken:
-        if not waiter.done():
-            waiter.set_result(None)
+        _resolve(waiter, True)
+
+
+def _resolve(waiter: asyncio.Future[bool], is_woken: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(is_woken)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from reprise.scheduler.v1 import prediction_pb2
 
 # A fast version's slot holds leases for about this long, a round trip to its worker.
 LEASE_AHEAD_S = 0.02
 
-QueueReason = prediction_pb2.QueueReason.ValueType
+QueueReason: TypeAlias = prediction_pb2.QueueReason.ValueType
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,11 +122,8 @@ class Changes:
     def requeue(self, record: PredictionRecord) -> None:
         self.requeued.append(_values(record, _REQUEUED))
 
-    def finish(self, values: Mapping[str, Any]) -> None:
-        """The final columns of a row; `values` names each, and the id."""
-        self.finished.append(
-            {"row_id": values["id"]} | {f"new_{name}": values[name] for name in _FINISHED}
-        )
+    def finish(self, record: PredictionRecord) -> None:
+        self.finished.append(_values(record, _FINISHED))
 
     def add_chunk(
         self, record: PredictionRecord, *, sequence: int, logs: str, items: Sequence[str]
@@ -145,9 +142,7 @@ class Changes:
         self.consolidated.append({"row_id": prediction_id})
 
     def __bool__(self) -> bool:
-        return bool(
-            self.started or self.granted or self.requeued or self.finished or self.chunks
-        )
+        return bool(self.started or self.granted or self.requeued or self.finished or self.chunks)
 
 
 @dataclass(slots=True)
@@ -193,6 +188,10 @@ class PredictionStore:
     async def commit(self, changes: Changes) -> None:
         """Writes decisions; raises LostRow when a row has ended without this process."""
         await self._database.write(lambda connection: _apply(connection, changes))
+
+    async def barrier(self) -> None:
+        """Returns once everything written before is durable."""
+        await self._database.write(lambda connection: None)
 
     async def settle(self, receipts: Sequence[Mapping[str, Any]]) -> None:
         """Notes receipts: id and the settled columns."""

@@ -51,9 +51,7 @@ class InputSchema:
         if "properties" in schema and not schema.get("additionalProperties"):
             self._properties = frozenset(schema["properties"])
         self._nullable = frozenset(
-            name
-            for name in schema.get("properties", {})
-            if name not in schema.get("required", ())
+            name for name in schema.get("properties", {}) if name not in schema.get("required", ())
         )
         self._validator = jsonschema_rs.Draft202012Validator(
             {"components": {"schemas": schemas}, **schema}, validate_formats=False

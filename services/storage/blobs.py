@@ -16,6 +16,7 @@ from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 import obstore
+from obstore.exceptions import BaseError as ObjectStoreError
 from obstore.exceptions import NotFoundError
 from obstore.store import ObjectStore, from_url
 
@@ -193,10 +194,15 @@ def open_blobs(url: str) -> BlobStore:
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path not in ("", "/"):
         return LocalBlobs(Path(unquote(parts.path)))
     if parts.scheme in OBJECT_STORE_SCHEMES and parts.netloc:
-        return ObjectBlobs(from_url(url))
+        try:
+            return ObjectBlobs(from_url(url))
+        except ObjectStoreError as error:
+            # Its first line says what is missing; the rest is for the library's authors.
+            problem = str(error).partition("\n")[0]
+            raise InvalidInput(f"blob_url {url!r} cannot be used: {problem}") from None
     raise InvalidInput(
         f"blob_url {url!r} is no place for blobs: give file:///folder, s3://bucket/path, "
-        "gs://bucket/path or az://account/container/path (buckets need no further package; "
+        "gs://bucket/path or az://container/path (buckets need no further package; "
         "credentials come from the cloud's usual environment variables)"
     )
 

@@ -44,7 +44,7 @@ def read_page(
     is_backward = bool(cursor.get("back"))
     # Going back from a newest-first list means oldest first.
     is_descending = order.is_descending != is_backward
-    if cursor:
+    if page_token:
         place, here = _position(cursor, order), tuple_(*order.columns)
         statement = statement.where(here < place if is_descending else here > place)
     statement = statement.order_by(
@@ -56,7 +56,7 @@ def read_page(
     if is_backward:
         rows.reverse()
     has_next = bool(rows) and (has_more or is_backward)
-    has_previous = bool(rows) and bool(cursor) and (has_more or not is_backward)
+    has_previous = bool(rows) and bool(page_token) and (has_more or not is_backward)
     return Page(
         rows=rows,
         next_page_token=_token(rows[-1], order, back=0) if has_next else "",

@@ -32,5 +32,5 @@ class StorageSettings(ServiceSettings):
     """How long an upload may send nothing before it is given up."""
     sweep_interval_s: float = 60.0
     """Time between two removals of expired files."""
-    event_memory_s: int = 7 * 86_400
-    """How long ids of counted events are kept, to know a repeated one."""
+    event_memory_s: int = 8 * 86_400
+    """How long ids of counted events are kept; longer than the bus may repeat an event."""

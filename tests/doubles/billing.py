@@ -87,6 +87,14 @@ class FakeBilling(ledger_pb2_grpc.LedgerServiceServicer, price_pb2_grpc.PriceSer
         await self._abort_when_down(context)
         return ledger_pb2.ListLedgerEntriesResponse()
 
+    async def ListOpenHolds(
+        self, request: ledger_pb2.ListOpenHoldsRequest, context: Context
+    ) -> ledger_pb2.ListOpenHoldsResponse:
+        """All of them, whatever their age."""
+        await self._abort_when_down(context)
+        open_ids = [hold_id for hold_id in self.holds if hold_id not in self.receipts]
+        return ledger_pb2.ListOpenHoldsResponse(hold_ids=open_ids)
+
     def _hold(self, new: ledger_pb2.NewHold) -> ledger_pb2.HoldResult:
         reason = self._refusal(new)
         if reason:
@@ -126,11 +134,11 @@ class FakeBilling(ledger_pb2_grpc.LedgerServiceServicer, price_pb2_grpc.PriceSer
         if not settlement.HasField("capture"):
             return ledger_pb2.Receipt(ledger_entry_id=f"release:{hold.hold_id}")
         price = self.prices[hold.hardware]
-        amount = min(_amount(settlement.capture.run_ms, price), _amount(hold.run_ms_max, price))
+        charged_ms = min(settlement.capture.run_ms, hold.run_ms_max)
         return ledger_pb2.Receipt(
             ledger_entry_id=f"capture:{hold.hold_id}",
-            captured_amount_micros=amount,
-            charged_ms=settlement.capture.run_ms,
+            captured_amount_micros=_amount(charged_ms, price),
+            charged_ms=charged_ms,
             is_captured=True,
         )
 

@@ -16,10 +16,9 @@ def upgrade() -> None:
         "ledger_entries",
         # In commit order and without gaps.
         sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("id", sa.Text, nullable=False, unique=True),
         sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("operation_id", sa.Text, nullable=False),
         sa.Column("account_id", sa.Text, nullable=False),
-        sa.Column("hold_id", sa.Text),
         sa.Column("is_settlement", sa.Boolean, nullable=False),
         sa.Column("hardware", sa.Text),
         sa.Column("price_micros_per_second", sa.BigInteger, nullable=False),
@@ -27,8 +26,8 @@ def upgrade() -> None:
         sa.Column("note", sa.Text, nullable=False),
         sa.Column("created_at_us", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("sequence"),
-        # One hold and at most one capture or release for each prediction.
-        sa.UniqueConstraint("hold_id", "is_settlement"),
+        # Each credit once, one hold for a prediction, and at most one capture or release of it.
+        sa.UniqueConstraint("operation_id", "is_settlement"),
         sa.CheckConstraint("kind IN ('credit', 'hold', 'capture', 'release')"),
     )
     op.create_index("ledger_entries_by_account", "ledger_entries", ["account_id", "sequence"])

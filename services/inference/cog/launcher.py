@@ -5,8 +5,7 @@ Run by path with `python -I -S` and only the standard library, so that nothing h
 fork and exec in the platform's own process. Arguments: a JSON object {limits, stay, command}.
 
 `stay` is for hosts without bubblewrap: this process remains as the parent, because a cog server
-killed by its own death signal would leave a busy worker behind; it kills the whole process group
-instead.
+killed by its own death signal would leave a busy worker behind; it kills every descendant instead.
 """
 
 import ctypes
@@ -17,12 +16,17 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _libc_prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
 def _die_with_parent(death_signal: int, parent_pid: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    _libc_prctl(_PR_SET_PDEATHSIG, death_signal)
     # The parent may have died before the call above; then the signal would never come.
     if os.getppid() != parent_pid:
         os._exit(1)
@@ -36,16 +40,31 @@ def _set_limits(limits: dict[str, int]) -> None:
         resource.setrlimit(resource_id, (bounded, bounded))
 
 
-def _kill_group(_signal_number: int, _frame: object) -> None:
-    os.killpg(0, signal.SIGKILL)
+def _kill_tree(_signal_number: int = 0, _frame: object = None) -> None:
+    """Ends when there is no descendant left: orphans come back here, because this process is
+    their reaper.
+    """
+    own = f"/proc/{os.getpid()}/task/{os.getpid()}/children"
+    while True:
+        with open(own) as file:
+            children = [int(pid) for pid in file.read().split()]
+        if not children:
+            os._exit(128 + signal.SIGKILL)
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        for pid in children:
+            os.waitpid(pid, 0)
 
 
-def _stay(command: list[str], environment: dict[str, str]) -> None:
-    signal.signal(signal.SIGTERM, _kill_group)
-    _die_with_parent(signal.SIGTERM, os.getppid())
-    child = os.posix_spawnp(command[0], command, environment)
-    _, status = os.waitpid(child, 0)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+def _stay(command: list[str], parent_pid: int) -> None:
+    _libc_prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGTERM, _kill_tree)
+    _die_with_parent(signal.SIGTERM, parent_pid)
+    child = os.posix_spawnp(command[0], command, dict(os.environ))
+    while os.waitpid(-1, 0)[0] != child:
+        pass
+    # The server is gone; what the model started goes with it.
+    _kill_tree()
 
 
 def main() -> None:
@@ -56,7 +75,7 @@ def main() -> None:
     _set_limits(order["limits"])
     command = list(order["command"])
     if order["stay"]:
-        _stay(command, dict(os.environ))
+        _stay(command, parent_pid)
     _die_with_parent(signal.SIGKILL, parent_pid)
     os.execvp(command[0], command)
 

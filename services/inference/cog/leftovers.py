@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-from pathlib import Path
 
 _DELAY_S = 0.25
 
@@ -12,14 +11,15 @@ _DELAY_S = 0.25
 class Leftovers:
     """Collects finished ids and removes their directories together, in a thread.
 
-    The model can write to this /tmp. No step follows a symbolic link, or a model could point the
-    removal at a directory of the host.
+    Owns `exchange`, the descriptor of a folder that the model can write to. No step follows a
+    symbolic link, or a model could point the removal at a directory of the host.
     """
 
-    def __init__(self, temp_dir: Path) -> None:
-        self._temp_dir = temp_dir
+    def __init__(self, exchange: int) -> None:
+        self._exchange = exchange
         self._finished: list[str] = []
         self._removal: asyncio.Task[None] | None = None
+        self._is_closing = asyncio.Event()
 
     def add(self, prediction_id: str) -> None:
         self._finished.append(prediction_id)
@@ -27,32 +27,32 @@ class Leftovers:
             self._removal = asyncio.create_task(self._remove_later())
 
     async def close(self) -> None:
-        """What is still waiting is removed now."""
-        if self._removal is not None:
-            self._removal.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+        """What is still waiting is removed now; a batch that has begun is finished first."""
+        self._is_closing.set()
+        try:
+            if self._removal is not None:
                 await self._removal
-        await asyncio.to_thread(_remove, self._temp_dir, self._finished)
+        finally:
+            os.close(self._exchange)
 
     async def _remove_later(self) -> None:
         while self._finished:
-            await asyncio.sleep(_DELAY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DELAY_S):
+                    await self._is_closing.wait()
             batch, self._finished = self._finished, []
-            await asyncio.to_thread(_remove, self._temp_dir, batch)
+            await asyncio.to_thread(_remove, self._exchange, batch)
 
 
-def _remove(temp_dir: Path, names: list[str]) -> None:
-    if not names:
-        return
-    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-        directory = os.open(temp_dir, os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(os.close, directory)
-        for part in ("coglet", "predictions"):
-            flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            directory = os.open(part, flags, dir_fd=directory)
-            stack.callback(os.close, directory)
-        for name in names:
-            _remove_prediction(directory, name)
+def _remove(exchange: int, names: list[str]) -> None:
+    with contextlib.suppress(OSError):
+        flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        predictions = os.open("predictions", flags, dir_fd=exchange)
+        try:
+            for name in names:
+                _remove_prediction(predictions, name)
+        finally:
+            os.close(predictions)
 
 
 def _remove_prediction(directory: int, name: str) -> None:

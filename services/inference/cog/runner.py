@@ -67,7 +67,7 @@ class CogRunner:
     async def start(self) -> None:
         """Raises SetupFailed; then nothing is left running."""
         await self._server.start()
-        self._leftovers = Leftovers(self._server.temp_dir)
+        self._leftovers = Leftovers(self._server.open_exchange())
 
     async def predict(
         self, prediction_id: str, prediction_input: Mapping[str, Any]
@@ -79,20 +79,20 @@ class CogRunner:
         body = self._request_body(prediction_id, prediction_input)
         if self.crash is not None:
             raise RunnerCrashed(self.crash)
-        assert self._leftovers is not None, "start() comes first"
         connection: Connection | None = None
         try:
             connection = await self._send(body)
             completed: Completed | None = None
             logs = BoundedLog(self._limits.max_log_bytes)
             while batch := await connection.read_events():
-                for event in filter(None, map(_event, batch)):
+                for event in map(_event, batch):
                     if isinstance(event, Completed):
                         completed = event
-                    elif not isinstance(event, Log):
+                    elif isinstance(event, Log):
+                        if text := logs.add(event.text):
+                            yield Log(text, event.source)
+                    elif event is not None:
                         yield event
-                    elif text := logs.add(event.text):
-                        yield Log(text, event.source)
             self._give_back(connection)
             connection = None
             self._raise_if_dead(completed)
@@ -105,7 +105,9 @@ class CogRunner:
         finally:
             if connection is not None:
                 connection.close()
-            self._leftovers.add(prediction_id)
+            # None when the runner was stopped meanwhile.
+            if self._leftovers is not None:
+                self._leftovers.add(prediction_id)
 
     async def cancel(self, prediction_id: str) -> bool:
         """False when no such prediction is running.
@@ -139,7 +141,8 @@ class CogRunner:
         finally:
             self._crash = self._crash or "the runner was stopped"
             if self._leftovers is not None:
-                await self._leftovers.close()
+                leftovers, self._leftovers = self._leftovers, None
+                await leftovers.close()
 
     def _request_body(self, prediction_id: str, prediction_input: Mapping[str, Any]) -> bytes:
         _check_id(prediction_id)

@@ -74,23 +74,30 @@ class ResourceLimits:
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What one model process may see. `read_only` paths keep their names inside."""
+    """What one model process may see. `read_only` paths keep their names inside.
+
+    `exchange_bytes` bounds /tmp/coglet, where the server keeps files of running predictions: in
+    memory, because it makes three folders per prediction, which on a disk cost more than the rest.
+    """
 
     project_dir: Path
     overlay_dir: Path
     scratch_dir: Path
     read_only: tuple[Path, ...] = ()
     devices: tuple[Path, ...] = ()
+    exchange_bytes: int = 2 * 1024 * 1024 * 1024
     limits: ResourceLimits = field(default_factory=ResourceLimits)
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A command ready to start; `temp_dir` is the host's name of the model's /tmp."""
+    """A command ready to start. When confined, its first child is the one that sees the model's
+    file system.
+    """
 
     command: tuple[str, ...]
     working_dir: Path
-    temp_dir: Path
+    is_confined: bool
 
 
 class Sandbox:
@@ -132,7 +139,7 @@ class Sandbox:
         return Launch(
             command=_launch(arguments, confinement.limits, stay=False),
             working_dir=confinement.scratch_dir,
-            temp_dir=confinement.scratch_dir / "tmp",
+            is_confined=True,
         )
 
     async def _prepare_plain(self, confinement: Confinement, command: Sequence[str]) -> Launch:
@@ -146,7 +153,7 @@ class Sandbox:
         return Launch(
             command=_launch(command, confinement.limits, stay=True),
             working_dir=source,
-            temp_dir=Path("/tmp"),
+            is_confined=False,
         )
 
 
@@ -218,6 +225,7 @@ def _bwrap_arguments(confinement: Confinement) -> list[str]:
         arguments += ["--dev-bind-try", str(device), str(device)]
     scratch = confinement.scratch_dir
     arguments += ["--bind", str(scratch / "tmp"), "/tmp"]
+    arguments += ["--size", str(confinement.exchange_bytes), "--tmpfs", "/tmp/coglet"]
     for path in confinement.read_only:
         arguments += ["--ro-bind", str(path), str(path)]
     arguments += ["--overlay-src", str(confinement.project_dir)]

@@ -30,6 +30,7 @@ from services.inference.cog.stderr_lines import ServerLog
 _SERVER_LOG_FILTER = ",".join(
     ["warn", "coglet::transport::http::server=info", "coglet::setup=info", "coglet::user=info"]
 )
+_LAUNCHER_GRACE_S = 5.0
 _LAST_WORDS_S = 0.2
 _SETUP_PREFIX = re.compile(
     r"(?:\[[^]]*\] |worker setup failed(?: \(slot [0-9a-f-]+\))?: |[Ss]etup failed: )+"
@@ -79,7 +80,7 @@ class ServerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._log: ServerLog | None = None
         self._drain: asyncio.Task[None] | None = None
-        self.temp_dir = Path("/tmp")
+        self._is_confined = False
         self.port = 0
 
     @property
@@ -123,6 +124,18 @@ class ServerProcess:
                 connection.close()
         return answer
 
+    def open_exchange(self) -> int:
+        """A descriptor of the folder in which the server keeps files of running predictions."""
+        assert self._process is not None
+        root = "/"
+        if self._is_confined:
+            pid = self._process.pid
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            root = f"/proc/{children[0]}/root"
+        path = Path(root, "tmp", "coglet")
+        path.mkdir(exist_ok=True)
+        return os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
     async def memory_bytes(self) -> int:
         """Memory of the whole tree, shared pages counted once."""
         if self._process is None or self._process.returncode is not None:
@@ -154,6 +167,8 @@ class ServerProcess:
 
     async def _end(self) -> None:
         if self._process is not None:
+            if not self._is_confined:
+                await self._end_unconfined(self._process)
             # Also after a clean exit: what the model started is in the same group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -161,6 +176,13 @@ class ServerProcess:
         if self._drain is not None:
             await self._drain
         await asyncio.to_thread(shutil.rmtree, self._spec.scratch_dir, ignore_errors=True)
+
+    async def _end_unconfined(self, process: asyncio.subprocess.Process) -> None:
+        """The launcher kills its descendants, those in other process groups included."""
+        with contextlib.suppress(TimeoutError, ProcessLookupError):
+            async with asyncio.timeout(_LAUNCHER_GRACE_S):
+                process.terminate()
+                await process.wait()
 
     async def _spawn(self) -> None:
         spec = self._spec
@@ -177,7 +199,7 @@ class ServerProcess:
         python = str(spec.environment.python)
         command = [python, "-m", "cog.server.http", "--host", "127.0.0.1"]
         launch = await self._sandbox.prepare(confinement, command)
-        self.temp_dir = launch.temp_dir
+        self._is_confined = launch.is_confined
         self._log = ServerLog(self._limits.max_log_bytes)
         self._process = await asyncio.create_subprocess_exec(
             *launch.command,

@@ -43,9 +43,7 @@ def upgrade() -> None:
         sa.Column("ledger_entry_id", sa.String(64)),
         sa.Column("captured_amount_micros", sa.BigInteger),
     )
-    op.create_index(
-        "predictions_of_account", "predictions", ["account_id", "created_at", "id"]
-    )
+    op.create_index("predictions_of_account", "predictions", ["account_id", "created_at", "id"])
     is_open = sa.text("settled_at IS NULL")
     # Small for ever: rows that still run or are not settled yet.
     op.create_index(

@@ -125,7 +125,9 @@ class BillingProcess:
             engine.dispose()
 
 
-def new_hold(hold_id: str, account_id: str = "alice", *, run_ms_max: int = 1000) -> ledger_pb2.NewHold:
+def new_hold(
+    hold_id: str, account_id: str = "alice", *, run_ms_max: int = 1000
+) -> ledger_pb2.NewHold:
     return ledger_pb2.NewHold(
         hold_id=hold_id, account_id=account_id, hardware="cpu", run_ms_max=run_ms_max
     )

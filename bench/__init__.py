@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its command, the hardware it ran on, and tables."""

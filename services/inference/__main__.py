@@ -1,0 +1,255 @@
+"""The inference service: `python -m services.inference`."""
+
+import fcntl
+import secrets
+from pathlib import Path
+from typing import IO
+
+from reprise.gateway.v1 import events_pb2 as gateway_events_pb2
+from reprise.inference.v1 import build_pb2, build_pb2_grpc, events_pb2
+from reprise.scheduler.v1 import events_pb2 as scheduler_events_pb2
+from reprise.storage.v1 import model_pb2
+
+from services.chassis import server, telemetry
+from services.chassis.bus import Bus
+from services.chassis.channels import Peer, open_channel
+from services.chassis.server import Servicer
+from services.chassis.settings import load
+from services.inference.artifacts import ArtifactCache
+from services.inference.builder import BuildServicer
+from services.inference.cog.environment import EnvironmentStore
+from services.inference.cog.sandbox import Sandbox
+from services.inference.cog.server_process import RunnerLimits
+from services.inference.cog_loading import CogLoader
+from services.inference.confinement import importer_words
+from services.inference.engine_loading import EngineLoader, EngineOptions
+from services.inference.engine_supervisor import EngineHost, EngineHostSpec
+from services.inference.execution import Bench, ExecutionLimits
+from services.inference.heartbeat import Heartbeat, WorkerIdentity, WorkerSnapshot
+from services.inference.loaded_model import LoadedModel
+from services.inference.oip_access import EngineCatalogue, TokenCheck
+from services.inference.open_inference import (
+    OpenInferenceServer,
+    OpenInferenceServicer,
+    PublicPort,
+)
+from services.inference.prediction_files import PredictionFiles
+from services.inference.replicas import PoolLimits, ReplicaPool
+from services.inference.reports import Reporter, ReportLimits
+from services.inference.settings import InferenceSettings
+from services.inference.versions import Version, VersionCatalogue
+from services.inference.worker import Worker, WorkerLimits
+
+
+async def main() -> None:
+    settings = load(InferenceSettings)
+    telemetry.setup("inference", settings)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    lock = _lock(settings.data_dir)
+    sandbox = await _sandbox(settings)
+    storage = Peer(open_channel(settings.storage_target), settings.mesh_key)
+    gateway = Peer(open_channel(settings.gateway_target), settings.mesh_key)
+    bus = await Bus.connect(settings, "inference")
+
+    artifacts = ArtifactCache(settings.data_dir, storage)
+    cog_loader = _cog_loader(settings, artifacts, sandbox)
+    host_spec = _host_spec(settings, sandbox)
+    engine_host = EngineHost(host_spec)
+    engine_loader = EngineLoader(
+        artifacts=artifacts,
+        host=engine_host,
+        host_spec=host_spec,
+        options=EngineOptions(
+            slot_count=settings.engine_slot_count, max_batch_size=settings.engine_batch_size_max
+        ),
+    )
+    builder = BuildServicer(
+        artifacts=artifacts,
+        cog_loader=cog_loader,
+        engine_loader=engine_loader,
+        builds_dir=settings.data_dir / "builds",
+        count_max=settings.build_count_max,
+    )
+    for part in (artifacts, cog_loader, builder):
+        await part.prepare()
+
+    async def load_version(version: Version) -> LoadedModel:
+        if version.spec.kind == model_pb2.VERSION_KIND_ENGINE:
+            return await engine_loader.load(version)
+        return await cog_loader.load(version)
+
+    identity = WorkerIdentity(
+        worker_id=secrets.token_hex(16),
+        host_id=settings.host_id or _kept_host_id(settings.data_dir),
+        hardware=settings.hardware,
+        isolation=sandbox.status.reason,
+    )
+    snapshot = WorkerSnapshot(identity, settings.replica_count_max)
+    heartbeat = Heartbeat(
+        settings,
+        snapshot,
+        interval_s=settings.heartbeat_interval_s,
+        stall_limit_s=settings.stall_limit_s,
+    )
+    pool = ReplicaPool(
+        load_version,
+        limits=PoolLimits(
+            replica_count_max=settings.replica_count_max,
+            memory_floor_bytes=settings.memory_floor_bytes,
+        ),
+        on_change=lambda: worker.on_replicas_changed(),
+    )
+    versions = VersionCatalogue(storage)
+    worker = Worker(
+        _bench(settings, bus, identity, versions=versions, pool=pool, peers=(storage, gateway)),
+        snapshot=snapshot,
+        heartbeat=heartbeat,
+        limits=WorkerLimits(
+            lease_count_max=settings.lease_count_max, drain_grace_s=settings.drain_grace_s
+        ),
+    )
+    tokens = TokenCheck(gateway, time_to_live_s=settings.token_cache_s)
+    tensor_port = OpenInferenceServer(
+        OpenInferenceServicer(
+            tokens=tokens,
+            engines=EngineCatalogue(versions, time_to_live_s=settings.token_cache_s),
+            pool=pool,
+        ),
+        PublicPort(settings.oip_listen, settings.oip_tls_cert, settings.oip_tls_key),
+    )
+
+    async def forget_token(event: gateway_events_pb2.TokenRevoked) -> None:
+        tokens.forget(event.token_digest)
+
+    async def close() -> None:
+        await engine_host.stop()
+        await bus.close()
+        lock.close()
+
+    await bus.consume(
+        scheduler_events_pb2.LeasesGranted, worker.on_leases_granted, to=identity.worker_id
+    )
+    await bus.consume(
+        scheduler_events_pb2.LeaseRevoked, worker.on_lease_revoked, to=identity.worker_id
+    )
+    await bus.consume(
+        scheduler_events_pb2.ReplicaRequested, worker.on_replica_requested, to=identity.worker_id
+    )
+    await bus.consume(gateway_events_pb2.TokenRevoked, forget_token)
+    await server.serve(
+        settings,
+        name="inference",
+        servicers=[
+            Servicer(
+                build_pb2_grpc.add_BuildServiceServicer_to_server,
+                builder,
+                build_pb2.DESCRIPTOR.services_by_name["BuildService"].full_name,
+            )
+        ],
+        background=[worker.run, tensor_port.run],
+        on_stop=[close],
+    )
+
+
+def _bench(
+    settings: InferenceSettings,
+    bus: Bus,
+    identity: WorkerIdentity,
+    *,
+    versions: VersionCatalogue,
+    pool: ReplicaPool,
+    peers: tuple[Peer, Peer],
+) -> Bench:
+    storage, gateway = peers
+
+    async def send(report: events_pb2.RunsReported) -> None:
+        await bus.request(report, settings.report_timeout_s)
+
+    return Bench(
+        versions=versions,
+        pool=pool,
+        files=PredictionFiles(
+            storage=storage,
+            gateway=gateway,
+            timeout_s=settings.transfer_timeout_s,
+            input_max_bytes=settings.input_file_max_bytes,
+        ),
+        reporter=Reporter(
+            send,
+            worker_id=identity.worker_id,
+            limits=ReportLimits(
+                report_max_bytes=settings.report_max_bytes,
+                backlog_max_bytes=settings.report_backlog_max_bytes,
+                log_interval_s=settings.log_interval_s,
+            ),
+        ),
+        limits=ExecutionLimits(
+            cancel_grace_s=settings.cancel_grace_s,
+            output_max_bytes=settings.output_max_bytes,
+            log_max_bytes=settings.log_max_bytes,
+        ),
+    )
+
+
+def _cog_loader(
+    settings: InferenceSettings, artifacts: ArtifactCache, sandbox: Sandbox
+) -> CogLoader:
+    environments = EnvironmentStore(
+        settings.data_dir / "python",
+        interpreters=settings.interpreters,
+        build_timeout_s=settings.build_timeout_s,
+        allow_source_builds=settings.allow_source_builds,
+    )
+    return CogLoader(
+        artifacts=artifacts,
+        environments=environments,
+        sandbox=sandbox,
+        limits=RunnerLimits(
+            start_timeout_s=settings.load_timeout_s, max_log_bytes=settings.log_max_bytes
+        ),
+        running_dir=settings.data_dir / "running",
+    )
+
+
+def _host_spec(settings: InferenceSettings, sandbox: Sandbox) -> EngineHostSpec:
+    engines_dir = settings.data_dir / "engines"
+    return EngineHostSpec(
+        data_dir=settings.data_dir,
+        mesh_key=settings.mesh_key,
+        sandbox=importer_words(sandbox, writable=engines_dir),
+        start_timeout_s=settings.engine_start_timeout_s,
+        load_timeout_s=settings.load_timeout_s,
+    )
+
+
+async def _sandbox(settings: InferenceSettings) -> Sandbox:
+    sandbox = await Sandbox.probe(settings.data_dir)
+    if settings.require_sandbox and not sandbox.status.enabled:
+        raise SystemExit(
+            f"models cannot be confined here ({sandbox.status.reason}); "
+            "unset REPRISE_INFERENCE_REQUIRE_SANDBOX to run them unconfined"
+        )
+    return sandbox
+
+
+def _lock(data_dir: Path) -> IO[bytes]:
+    """Two workers in one folder would remove each other's running models."""
+    file = (data_dir / "lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(
+            f"another worker uses {data_dir}; give this one a folder of its own"
+        ) from None
+    return file
+
+
+def _kept_host_id(data_dir: Path) -> str:
+    path = data_dir / "host_id"
+    if not path.exists():
+        path.write_text(secrets.token_hex(16))
+    return path.read_text().strip()
+
+
+if __name__ == "__main__":
+    server.run(main())

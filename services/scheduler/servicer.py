@@ -1,0 +1,272 @@
+"""gRPC methods of predictions and hardware."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from reprise.scheduler.v1 import (
+    hardware_pb2,
+    hardware_pb2_grpc,
+    prediction_pb2,
+    prediction_pb2_grpc,
+)
+
+from services.chassis.errors import NotFound
+from services.chassis.paging import bounded_page_size, decode_cursor, encode_cursor
+from services.chassis.server import caller
+from services.scheduler import event_stream
+from services.scheduler.admission import read_request, to_record
+from services.scheduler.dispatch import Dispatcher
+from services.scheduler.fleet import Fleet
+from services.scheduler.intake import Intake
+from services.scheduler.live import LivePrediction, LivePredictions
+from services.scheduler.record import PredictionRecord, timed_out_wait, to_message
+from services.scheduler.runs import Runs
+from services.scheduler.settings import SchedulerSettings
+from services.scheduler.store import Page, PredictionStore
+from services.scheduler.versions import Versions
+
+PAGE_SIZE = 100
+# Watchers look up this often even when nothing is told to them.
+_WATCH_PERIOD_S = 30.0
+_HARDWARE_NAMES = {"cpu": "CPU"}
+
+
+class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
+    """Predictions of the calling account."""
+
+    def __init__(
+        self,
+        *,
+        settings: SchedulerSettings,
+        store: PredictionStore,
+        predictions: LivePredictions,
+        versions: Versions,
+        intake: Intake,
+        runs: Runs,
+        dispatcher: Dispatcher,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._predictions = predictions
+        self._versions = versions
+        self._intake = intake
+        self._runs = runs
+        self._dispatcher = dispatcher
+        self._stream_key = settings.mesh_key.encode()
+
+    async def CreatePrediction(
+        self, request: prediction_pb2.CreatePredictionRequest, context: Any
+    ) -> prediction_pb2.CreatePredictionResponse:
+        who = caller(context)
+        application = read_request(
+            request,
+            account_id=who.account_id,
+            request_id=who.request_id,
+            settings=self._settings,
+        )
+        live = self._predictions.get(application.prediction_id)
+        if live is None and application.prediction_id not in self._intake:
+            version = await self._versions.resolve(who.account_id, application.reference)
+            live = self._predictions.get(application.prediction_id)
+            if live is None and application.prediction_id not in self._intake:
+                self._intake.apply(to_record(application, version, self._settings))
+        if live is None:
+            # Shielded: a caller that goes away cancels nothing.
+            live = await asyncio.shield(self._intake.outcome(application.prediction_id))
+        has_ended = await live.wait_end(application.wait_s)
+        message = self._message(live)
+        if application.wait_s and not has_ended:
+            message = timed_out_wait(message)
+        return prediction_pb2.CreatePredictionResponse(prediction=message)
+
+    async def GetPrediction(
+        self, request: prediction_pb2.GetPredictionRequest, context: Any
+    ) -> prediction_pb2.GetPredictionResponse:
+        live = await self._find(request.prediction_id, caller(context).account_id)
+        return prediction_pb2.GetPredictionResponse(prediction=self._message(live))
+
+    async def ListPredictions(
+        self, request: prediction_pb2.ListPredictionsRequest, context: Any
+    ) -> prediction_pb2.ListPredictionsResponse:
+        page = _page_of(request, caller(context).account_id)
+        records = await self._store.list_page(page)
+        has_more = len(records) >= page.limit
+        records = records[: page.limit - 1]
+        if page.is_backward:
+            records.reverse()
+        response = prediction_pb2.ListPredictionsResponse(
+            predictions=[self._listed(record) for record in records]
+        )
+        if records and (has_more or page.is_backward):
+            response.next_page_token = _cursor(records[-1], request, is_backward=False)
+        if records and (has_more if page.is_backward else page.position is not None):
+            response.previous_page_token = _cursor(records[0], request, is_backward=True)
+        return response
+
+    async def CancelPrediction(
+        self, request: prediction_pb2.CancelPredictionRequest, context: Any
+    ) -> prediction_pb2.CancelPredictionResponse:
+        live = await self._find(request.prediction_id, caller(context).account_id)
+        if not live.is_done:
+            await self._runs.cancel(live)
+        return prediction_pb2.CancelPredictionResponse(prediction=self._message(live))
+
+    async def WatchPrediction(
+        self, request: prediction_pb2.WatchPredictionRequest, context: Any
+    ) -> AsyncIterator[prediction_pb2.WatchPredictionResponse]:
+        live = await self._find(request.prediction_id, caller(context).account_id)
+        while True:
+            is_done, seen_count = live.is_done, live.change_count
+            yield prediction_pb2.WatchPredictionResponse(prediction=self._message(live))
+            if is_done:
+                return
+            while not await live.wait_change(seen_count, _WATCH_PERIOD_S):
+                pass
+
+    async def StreamPrediction(
+        self, request: prediction_pb2.StreamPredictionRequest, context: Any
+    ) -> AsyncIterator[prediction_pb2.StreamPredictionResponse]:
+        prediction_id = event_stream.prediction_of_token(request.stream_token, self._stream_key)
+        index = event_stream.next_index(request.last_event_id)
+        live = self._predictions.get(prediction_id)
+        if live is None:
+            stored = await self._store.get(prediction_id)
+            live = self._predictions.get(prediction_id) or _ended(stored)
+        created_at = live.record.created_at
+        while not live.is_done:
+            seen_count, items = live.change_count, live.shown_items
+            for event in event_stream.output_events(items, start=index, created_at=created_at):
+                yield event
+            index = max(index, len(items))
+            await live.wait_change(seen_count, _WATCH_PERIOD_S)
+        items = live.items or event_stream.split_items(live.record.output)
+        for event in event_stream.output_events(items, start=index, created_at=created_at):
+            yield event
+        for event in event_stream.end_events(
+            status=live.record.status,
+            error=live.record.error,
+            item_count=len(items),
+            start=index,
+            created_at=created_at,
+        ):
+            yield event
+
+    async def _find(self, prediction_id: str, account_id: str) -> LivePrediction:
+        live = self._predictions.get(prediction_id)
+        if live is None:
+            stored = await self._store.get(prediction_id)
+            # Admitted while the database was asked: memory knows more than the row.
+            live = self._predictions.get(prediction_id) or _ended(stored)
+        if live.record.account_id != account_id:
+            raise NotFound("there is no such prediction of yours")
+        return live
+
+    def _message(self, live: LivePrediction) -> prediction_pb2.Prediction:
+        message = live.message(self._stream_key)
+        if not live.is_done and (card := self._dispatcher.queue_card(live.record)) is not None:
+            message.queue.CopyFrom(card)
+        return message
+
+    def _listed(self, record: PredictionRecord) -> prediction_pb2.Prediction:
+        live = self._predictions.get(record.id)
+        return self._message(live) if live is not None else to_message(record, self._stream_key)
+
+
+class HardwareServicer(hardware_pb2_grpc.HardwareServiceServicer):
+    """What the connected workers offer."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def ListHardware(
+        self, request: hardware_pb2.ListHardwareRequest, context: Any
+    ) -> hardware_pb2.ListHardwareResponse:
+        skus = {worker.hardware for worker in self._fleet.workers.values() if worker.hardware}
+        return hardware_pb2.ListHardwareResponse(
+            hardware=[
+                hardware_pb2.Hardware(sku=sku, name=_HARDWARE_NAMES.get(sku, sku))
+                for sku in sorted(skus | {"cpu"})
+            ]
+        )
+
+    async def ListWorkers(
+        self, request: hardware_pb2.ListWorkersRequest, context: Any
+    ) -> hardware_pb2.ListWorkersResponse:
+        size = bounded_page_size(request.page_size, default=PAGE_SIZE, maximum=PAGE_SIZE)
+        after = str(decode_cursor(request.page_token).get("after", ""))
+        workers = sorted(
+            (worker for worker in self._fleet.workers.values() if worker.worker_id > after),
+            key=lambda worker: worker.worker_id,
+        )
+        response = hardware_pb2.ListWorkersResponse(
+            workers=[
+                hardware_pb2.Worker(
+                    id=worker.worker_id,
+                    hardware=worker.hardware,
+                    replica_count=len(worker.replicas),
+                    replica_count_max=worker.replica_count_max,
+                    running_count=len(worker.granted),
+                    isolation=worker.isolation,
+                )
+                for worker in workers[:size]
+            ]
+        )
+        if len(workers) > size:
+            response.next_page_token = encode_cursor({"after": workers[size - 1].worker_id})
+        return response
+
+
+def _ended(stored: PredictionRecord | None) -> LivePrediction:
+    if stored is None:
+        raise NotFound("there is no such prediction of yours")
+    return LivePrediction(stored)
+
+
+def _page_of(request: prediction_pb2.ListPredictionsRequest, account_id: str) -> Page:
+    size = bounded_page_size(request.page_size, default=PAGE_SIZE, maximum=PAGE_SIZE)
+    cursor = decode_cursor(request.page_token)
+    position = (int(cursor["at"]), str(cursor["id"])) if cursor else None
+    return Page(
+        account_id=account_id,
+        # One more than is shown tells whether there is a further page.
+        limit=size + 1,
+        created_after=_micros(cursor.get("after"), request, "created_after"),
+        created_before=_micros(cursor.get("before"), request, "created_before"),
+        source=str(cursor.get("source", request.source)),
+        position=position,
+        is_backward=bool(cursor.get("back", 0)),
+    )
+
+
+def _micros(
+    kept: str | int | None, request: prediction_pb2.ListPredictionsRequest, name: str
+) -> int | None:
+    if kept is not None:
+        return int(kept)
+    if not request.HasField(name):  # type: ignore[arg-type]  # one of two literal names
+        return None
+    at: Timestamp = getattr(request, name)
+    return at.seconds * 1_000_000 + at.nanos // 1000
+
+
+def _cursor(
+    record: PredictionRecord,
+    request: prediction_pb2.ListPredictionsRequest,
+    *,
+    is_backward: bool,
+) -> str:
+    """The filters travel in the cursor: clients follow it without repeating them."""
+    kept = decode_cursor(request.page_token)
+    position: dict[str, str | int] = {"at": record.created_at, "id": record.id}
+    for name, field in (("after", "created_after"), ("before", "created_before")):
+        value = _micros(kept.get(name), request, field)
+        if value is not None:
+            position[name] = value
+    source = str(kept.get("source", request.source))
+    if source:
+        position["source"] = source
+    if is_backward:
+        position["back"] = 1
+    return encode_cursor(position)
