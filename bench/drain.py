@@ -31,20 +31,19 @@ class Drained:
 
 
 async def drain(mesh: Mesh, ids: Collection[str], timeout_s: float) -> Drained:
-    """Reads the list until all of `ids` have ended or the time is up; they count as they are."""
+    """Reads the list until all of `ids` have ended or the time is up."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = await asyncio.to_thread(_list_predictions, mesh, set(ids))
-        statuses = Counter(item["status"] for item in found.values())
-        statuses["not found"] = len(ids) - len(found)
-        is_done = not statuses["not found"] and statuses.keys() <= FINAL | {"not found"}
-        if is_done or time.monotonic() > deadline:
-            return Drained(statuses=dict(+statuses), span_s=_span_s(found))
+        ended = [item for item in found.values() if item["status"] in FINAL]
+        if len(ended) == len(ids) or time.monotonic() > deadline:
+            statuses = Counter(item["status"] for item in ended)
+            statuses["not ended"] = len(ids) - len(ended)
+            return Drained(statuses=dict(+statuses), span_s=_span_s(ended))
         await asyncio.sleep(POLL_S)
 
 
 def _list_predictions(mesh: Mesh, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    # Newest first: stops at the first page that has none of the wanted ones after the last found.
     connection = http.client.HTTPConnection(mesh.host, mesh.port, timeout=ANSWER_TIMEOUT_S)
     found: dict[str, dict[str, Any]] = {}
     path: str | None = "/v1/predictions"
@@ -58,7 +57,7 @@ def _list_predictions(mesh: Mesh, wanted: set[str]) -> dict[str, dict[str, Any]]
             page = json.loads(body)
             found |= {item["id"]: item for item in page["results"] if item["id"] in wanted}
             if any(item["status"] not in FINAL for item in found.values()):
-                # Not all have ended: the rest of the list would tell no more.
+                # Newest first: while these run, the rest of the list tells nothing.
                 break
             path = _path(page["next"])
     finally:
@@ -73,10 +72,9 @@ def _path(url: str | None) -> str | None:
     return f"{parts.path}?{parts.query}"
 
 
-def _span_s(found: dict[str, dict[str, Any]]) -> float:
-    ends = [item["completed_at"] for item in found.values() if item.get("completed_at")]
-    if not ends:
+def _span_s(ended: list[dict[str, Any]]) -> float:
+    if not ended:
         return 0.0
-    starts = [item["created_at"] for item in found.values()]
-    last, first = max(map(datetime.fromisoformat, ends)), min(map(datetime.fromisoformat, starts))
+    first = min(datetime.fromisoformat(item["created_at"]) for item in ended)
+    last = max(datetime.fromisoformat(item["completed_at"]) for item in ended)
     return (last - first).total_seconds()

@@ -34,7 +34,9 @@ class Mesh:
     pids: Mapping[str, int]
     start_s: float
 
-    def target(self, version_id: str, model_input: dict[str, object], *, is_waiting: bool) -> Target:
+    def target(
+        self, version_id: str, model_input: dict[str, object], *, is_waiting: bool
+    ) -> Target:
         """Creates predictions; waiting for their ends, or only for their acceptance."""
         headers = {"Authorization": f"Bearer {self.token}"}
         if is_waiting:
@@ -93,8 +95,10 @@ async def running_mesh(data: Path) -> AsyncIterator[Mesh]:
         )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(READY_TIMEOUT_S):
-            line = await process.stdout.readline()
+        line = b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                line = await process.stdout.readline()
         start_s = time.perf_counter() - started_at
         if not line:
             sys.exit(f"the mesh did not start:\n{error_path.read_text(errors='replace')}")

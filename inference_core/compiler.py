@@ -34,11 +34,12 @@ _GOLDEN_COUNT = 3
 
 @dataclass(frozen=True, slots=True)
 class _Goldens:
-    """Inputs and the reference's outputs; the last pair is the others merged, if rows can be."""
+    """Inputs and the reference's outputs; the last pair is the others merged, if nothing is in the
+    way of merging requests."""
 
     inputs: Sequence[Tensors]
     expected: Sequence[Tensors]
-    merges: bool
+    obstacle: str = ""
 
 
 async def compile_model(
@@ -81,6 +82,7 @@ async def compile_model(
             if engine is None:
                 engine = await _compile(model, digest=digest, target=target, options=options)
                 engine = await asyncio.to_thread(cache.store, engine, folder)
+                log.info("engine compiled", extra={"event": "engine_compiled", "digest": digest})
             return engine
 
 
@@ -140,8 +142,8 @@ async def _compile(
     reference = await asyncio.to_thread(ReferenceModel, model.path)
     goldens = await asyncio.to_thread(_make_goldens, model.signature, reference, options)
     remarks: list[str] = []
-    if options.max_batch_size > 1 and not goldens.merges:
-        remarks.append("requests are not merged: the model's rows are not independent")
+    if goldens.obstacle and options.max_batch_size > 1:
+        remarks.append(f"requests are not merged: {goldens.obstacle}")
     errors: list[Exception] = []
     for name in options.backends:
         try:
@@ -175,7 +177,7 @@ async def _compile_with(
     options: CompileOptions,
     remarks: tuple[str, ...],
 ) -> Engine:
-    merges = goldens.merges and backend.merges_requests
+    merges = backend.merges_requests and not goldens.obstacle
     max_batch_size = options.max_batch_size if merges else 1
     loadable = Loadable(
         onnx_path=model.path,
@@ -212,24 +214,24 @@ def _make_goldens(
 ) -> _Goldens:
     inputs, expected = _first_accepted(signature, reference, options)
     count = min(_GOLDEN_COUNT, options.max_batch_size)
-    if count == 1 or not signature.has_batch_dimension:
-        return _Goldens(inputs, expected, merges=False)
+    if not signature.has_batch_dimension:
+        return _Goldens(inputs, expected, "the first dimension of some tensor is fixed")
+    if count == 1:
+        return _Goldens(inputs, expected)
     merged = stack(inputs[:count])
-    apart = stack(expected[:count]) if _have_rows(expected) else {}
     try:
         together = reference.run(merged)
     except DeviceError:
-        return _Goldens(inputs, expected, merges=False)
-    if (
-        not compare([apart], [together], tolerance=_TOLERANCES[Precision.F32]).has_passed
-        or not apart
-    ):
-        return _Goldens(inputs, expected, merges=False)
-    return _Goldens([*inputs, merged], [*expected, together], merges=True)
+        return _Goldens(inputs, expected, "the model refuses several rows")
+    if not _are_rows_of(together, expected[:count]):
+        return _Goldens(inputs, expected, "the model's rows are not independent")
+    return _Goldens([*inputs, merged], [*expected, together])
 
 
-def _have_rows(outputs: Sequence[Tensors]) -> bool:
-    return all(array.ndim > 0 for tensors in outputs for array in tensors.values())
+def _are_rows_of(together: Tensors, apart: Sequence[Tensors]) -> bool:
+    if any(array.ndim == 0 for array in together.values()):
+        return False
+    return compare([stack(apart)], [together], tolerance=_TOLERANCES[Precision.F32]).has_passed
 
 
 def _first_accepted(

@@ -41,7 +41,8 @@ class Executor:
     """
 
     def __init__(self, executor: native.Executor) -> None:
-        self._native = executor
+        self._native: native.Executor | None = executor  # None once closed: gives its memory back
+        self._last_stats = executor.stats()
         self._futures: dict[int, asyncio.Future[dict[str, Array]]] = {}
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(executor.fileno(), self._drain)
@@ -107,20 +108,23 @@ class Executor:
             ShutdownError: The executor was closed.
             DeviceError: The engine failed on this request.
         """
-        request_id = self._native.submit(dict(inputs), deadline_s)
+        executor = self._open_native()
+        request_id = executor.submit(dict(inputs), deadline_s)
         future: asyncio.Future[dict[str, Array]] = self._loop.create_future()
         self._futures[request_id] = future
         try:
             return await future
         except asyncio.CancelledError:
             # A request that runs already completes, and its outputs are dropped.
-            self._native.cancel(request_id)
+            executor.cancel(request_id)
             raise
         finally:
             self._futures.pop(request_id, None)
 
     def stats(self) -> ExecutorStats:
-        return self._native.stats()
+        if self._native is not None:
+            self._last_stats = self._native.stats()
+        return self._last_stats
 
     async def close(self) -> None:
         """Fails what is queued with ShutdownError, lets running batches finish. Idempotent."""
@@ -140,12 +144,20 @@ class Executor:
         await self.close()
 
     async def _close(self) -> None:
-        await asyncio.to_thread(self._native.close)
-        self._loop.remove_reader(self._native.fileno())
+        executor = self._open_native()
+        await asyncio.to_thread(executor.close)
+        self._loop.remove_reader(executor.fileno())
         self._drain()
+        self.stats()
+        self._native = None
+
+    def _open_native(self) -> native.Executor:
+        if self._native is None:
+            raise ShutdownError("the executor is closed")
+        return self._native
 
     def _drain(self) -> None:
-        for completion in self._native.drain():
+        for completion in self._open_native().drain():
             future = self._futures.pop(completion.request_id, None)
             if future is None or future.done():
                 continue

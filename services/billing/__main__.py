@@ -33,7 +33,7 @@ async def main() -> None:
         now_us=lambda: time.time_ns() // 1000,
     )
     await journal.load()
-    REGISTRY.register(LedgerCollector(journal))
+    REGISTRY.register(LedgerCollector(lambda: journal.books))
     await server.serve(
         settings,
         name="billing",

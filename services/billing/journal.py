@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from reprise.billing.v1 import ledger_pb2
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,13 +17,14 @@ from services.billing.ledger import (
     OpenHold,
     available_of,
 )
-from services.billing.store import DuplicateEntry, Store
+from services.billing.store import DuplicateEntry, ForeignEntries, Store
 from services.chassis.errors import AlreadyExists, Unavailable
 
 log = logging.getLogger(__name__)
 
 # A repeat of holds settled long ago is found out by the database: once for each such batch.
 _ATTEMPT_COUNT_MAX = 3
+_LOADING = "billing loads its ledger anew; call again"
 
 
 class Journal:
@@ -75,8 +75,6 @@ class Journal:
     ) -> Credit:
         """Pays credit in; the same operation does so once."""
         await self._open_accounts({account_id})
-        if -self.books.spendable(ledger.FUNDING) + amount_micros > ledger.FUNDING_MICROS_MAX:
-            raise checks.amount_error("would pass the most credit that one ledger can hold")
         entry = ledger.credit_entry(
             operation_id,
             account_id=account_id,
@@ -84,7 +82,12 @@ class Journal:
             note=note,
             now_us=self._now_us(),
         )
-        if not await self._write_credit(entry):
+        await self._idle([operation_id])
+        if -self.books.spendable(ledger.FUNDING) + amount_micros > ledger.FUNDING_MICROS_MAX:
+            raise checks.amount_error("would pass the most credit that one ledger can hold")
+        try:
+            await self._write([entry])
+        except DuplicateEntry:
             await self._expect_repeat_of(entry)
         return self.books.credit(account_id)
 
@@ -95,6 +98,7 @@ class Journal:
         await self._open_accounts({request.account_id for request in requests})
         settled: set[str] = set()
         for _ in range(_ATTEMPT_COUNT_MAX):
+            await self._idle([request.hold_id for request in requests])
             try:
                 return await self._try_holds(requests, settled)
             except DuplicateEntry:
@@ -106,21 +110,21 @@ class Journal:
     ) -> list[ledger_pb2.SettlementResult]:
         """Captures or releases each hold once; a repeat answers the first receipt."""
         ids = [settlement.hold_id for settlement in settlements]
-        await self._durable(ids)
+        await self._idle(ids)
         receipts: dict[str, ledger_pb2.Receipt] = {}
         fresh: list[Entry] = []
         for settlement in settlements:
             hold = self.books.open_holds.get(settlement.hold_id)
             if hold is None:
                 continue
+            # Set where the batch names the hold a second time.
             entry = hold.settlement
             if entry is None:
                 entry = _settlement_entry(hold, settlement, now_us=self._now_us())
                 self.books.begin(entry)
                 fresh.append(entry)
             receipts[settlement.hold_id] = _receipt(entry)
-        self._start_commit(fresh)
-        await self._durable(receipts)
+        await self._commit_begun(fresh)
         receipts |= await self._store.find_receipts({*ids} - receipts.keys())
         return [_settlement_result(hold_id, receipts.get(hold_id)) for hold_id in ids]
 
@@ -131,10 +135,9 @@ class Journal:
     async def _try_holds(
         self, requests: Sequence[ledger_pb2.NewHold], settled: set[str]
     ) -> list[ledger_pb2.HoldResult]:
-        batch = _HoldBatch(settled)
-        results = [self._hold(request, batch) for request in requests]
-        self._start_commit(batch.fresh)
-        await self._durable(batch.awaited)
+        fresh: list[Entry] = []
+        results = [self._hold(request, settled, fresh) for request in requests]
+        await self._commit_begun(fresh)
         # A refused hold may be a repeat of one that was settled and so left the memory.
         refused = {result.hold_id for result in results if result.reason} - settled
         settled_before = await self._settled(refused)
@@ -143,13 +146,14 @@ class Journal:
             for result in results
         ]
 
-    def _hold(self, request: ledger_pb2.NewHold, batch: "_HoldBatch") -> ledger_pb2.HoldResult:
-        """The result of one request; a new hold is begun in the books and joins the batch."""
-        if request.hold_id in batch.settled:
+    def _hold(
+        self, request: ledger_pb2.NewHold, settled: set[str], fresh: list[Entry]
+    ) -> ledger_pb2.HoldResult:
+        """The result of one request; a new hold is begun in the books and joins the fresh ones."""
+        if request.hold_id in settled:
             return _settled_result(request.hold_id)
         known = self.books.open_holds.get(request.hold_id)
         if known is not None:
-            batch.awaited.add(request.hold_id)
             return _known_result(known, request)
         price = self._prices.get(request.hardware)
         if price is None:
@@ -166,8 +170,7 @@ class Journal:
         if needed > self.books.spendable(available_of(request.account_id)):
             return self._insufficient_credit(request, needed)
         self.books.begin(entry)
-        batch.fresh.append(entry)
-        batch.awaited.add(request.hold_id)
+        fresh.append(entry)
         return _granted_result(self.books.open_holds[request.hold_id])
 
     def _unknown_hardware(self, request: ledger_pb2.NewHold) -> ledger_pb2.HoldResult:
@@ -199,20 +202,17 @@ class Journal:
 
     async def _open_accounts(self, account_ids: set[str]) -> None:
         """Gives accounts that were never seen their starting credit."""
-        if not self._starting_credit_micros:
+        unseen = [id_ for id_ in account_ids if not self.books.is_open(id_)]
+        if not unseen or not self._starting_credit_micros:
             return
-        opened: list[str] = []
-        for account_id in account_ids:
-            if self.books.is_open(account_id):
-                continue
-            entry = ledger.starting_credit_entry(
+        entries = [
+            ledger.starting_credit_entry(
                 account_id, amount_micros=self._starting_credit_micros, now_us=self._now_us()
             )
-            if entry.operation_id not in self._commits:
-                self.books.begin(entry)
-                self._start_commit([entry])
-            opened.append(entry.operation_id)
-        await self._durable(opened)
+            for account_id in unseen
+        ]
+        await self._idle([entry.operation_id for entry in entries])
+        await self._write([entry for entry in entries if not self.books.is_open(entry.account_id)])
 
     async def _expect_repeat_of(self, entry: Entry) -> None:
         first = await self._store.find(entry)
@@ -225,40 +225,45 @@ class Journal:
                 reason="REQUEST_ID_REUSED",
             )
 
-    async def _write_credit(self, entry: Entry) -> bool:
-        """Writes a credit entry; False where one with its id is there already."""
-        is_new = entry.operation_id not in self._commits
-        if is_new:
-            self.books.begin(entry)
-            self._start_commit([entry])
-        try:
-            await self._durable([entry.operation_id])
-        except DuplicateEntry:
-            return False
-        return is_new
+    async def _idle(self, operation_ids: Collection[str]) -> None:
+        """Waits until no commit of these is under way, however it ends.
 
-    def _start_commit(self, entries: Sequence[Entry]) -> None:
-        """Writes begun entries in a task of the journal, which no caller's end cancels."""
+        What comes after, up to the next await, sees the books as the ledger has them.
+        """
+        while under_way := {self._commits[id_] for id_ in operation_ids if id_ in self._commits}:
+            await asyncio.wait(under_way)
+        if self._end is not None and self._end.done():
+            raise Unavailable(_LOADING)
+
+    async def _write(self, entries: Sequence[Entry]) -> None:
+        """Begins entries in the books and commits them."""
+        for entry in entries:
+            self.books.begin(entry)
+        await self._commit_begun(entries)
+
+    async def _commit_begun(self, entries: Sequence[Entry]) -> None:
+        """Returns once begun entries are durable; their commit outlives a caller that goes away."""
         if not entries:
             return
         task = asyncio.create_task(self._commit(entries))
-        task.add_done_callback(self._note_end)
+        # Retrieved here once, because the caller may have gone.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         for entry in entries:
             self._commits[entry.operation_id] = task
-
-    async def _durable(self, operation_ids: Iterable[str]) -> None:
-        """Waits until none of these entries is being written; raises what their commit raised."""
-        for task in {self._commits[id_] for id_ in operation_ids if id_ in self._commits}:
-            await asyncio.shield(task)
+        await asyncio.shield(task)
 
     async def _commit(self, entries: Sequence[Entry]) -> None:
-        # Any other error leaves the debits standing: the process is about to end.
         try:
             await self._append(entries)
         except (DuplicateEntry, Unavailable):
             for entry in entries:
                 self.books.revert(entry)
             raise
+        except (BrokenLedger, ForeignEntries, SQLAlchemyError) as error:
+            # The debits stand: what was written is not known, and the process is about to end.
+            if self._end is not None and not self._end.done():
+                self._end.set_exception(error)
+            raise Unavailable(_LOADING) from error
         else:
             for entry in entries:
                 self.books.confirm(entry)
@@ -276,31 +281,13 @@ class Journal:
             raise
         except SQLAlchemyError as error:
             # A commit that failed may still have been made: only the database knows.
-            if await self._store.find(entries[0]) is None:
+            if not await self._store.has_written(entries):
                 log.error(
                     "ledger entries could not be written",
                     exc_info=error,
                     extra={"event": "ledger_write_failed", "entry_count": len(entries)},
                 )
                 raise Unavailable("the ledger could not be written; call again") from error
-
-    def _note_end(self, commit: asyncio.Task[None]) -> None:
-        error = None if commit.cancelled() else commit.exception()
-        if error is None or isinstance(error, (DuplicateEntry, Unavailable)):
-            return
-        if self._end is not None and not self._end.done():
-            self._end.set_exception(error)
-
-
-@dataclass(slots=True)
-class _HoldBatch:
-    """What comes together while the holds of one call are decided."""
-
-    # Holds that the database knows as settled.
-    settled: set[str]
-    fresh: list[Entry] = field(default_factory=list)
-    # Holds that must be durable, or durably settled, before the answer.
-    awaited: set[str] = field(default_factory=set)
 
 
 def _granted_result(hold: OpenHold) -> ledger_pb2.HoldResult:
@@ -318,8 +305,6 @@ def _known_result(hold: OpenHold, request: ledger_pb2.NewHold) -> ledger_pb2.Hol
             reason="HOLD_CONFLICT",
             detail="this hold id belongs to another account",
         )
-    if hold.settlement is not None:
-        return _settled_result(request.hold_id)
     return _granted_result(hold)
 
 

@@ -1,22 +1,21 @@
 """What the ledger holds, as Prometheus metrics that are read from the books when asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.billing.journal import Journal
-from services.billing.ledger import FUNDING, REVENUE
+from services.billing.ledger import FUNDING, REVENUE, Books
 
 
 class LedgerCollector(Collector):
     """Open holds, held and captured money."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, books: Callable[[], Books]) -> None:
+        self._books = books
 
     def collect(self) -> Iterator[Metric]:
-        books = self._journal.books
+        books = self._books()
         # Called on a thread of the metrics page: a list of the holds is one step, the sum is not.
         holds = list(books.open_holds.values())
         yield GaugeMetricFamily(

@@ -97,6 +97,17 @@ class Store:
         """Adds entries in one transaction; returns once they are durable."""
         await self._database.write(lambda connection: self._append(connection, entries))
 
+    async def has_written(self, entries: Sequence[Entry]) -> bool:
+        """Whether these very entries are in the ledger, and not others of the same operations."""
+        query = select(
+            ENTRIES.c.operation_id, ENTRIES.c.is_settlement, ENTRIES.c.created_at_us
+        ).where(ENTRIES.c.operation_id.in_([entry.operation_id for entry in entries]))
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        wanted = {
+            (entry.operation_id, entry.is_settlement, entry.created_at_us) for entry in entries
+        }
+        return wanted <= {tuple(row) for row in rows}
+
     async def find(self, entry: Entry) -> Row[Any] | None:
         """The same entry, or what was written instead of it, with its `amount_micros`."""
         query = _entries_with_change_of(available_of(entry.account_id)).where(

@@ -97,21 +97,27 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP exchange."""
         exchange = Exchange(scope, receive, send)
-        self._running += 1
-        self._idle.clear()
+        self._enter()
         started = time.perf_counter()
         try:
             template = await self._guarded(exchange)
         finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
+            self._leave()
         elapsed = time.perf_counter() - started
         _DURATION.labels(exchange.method[:10], template, str(exchange.status)).observe(elapsed)
 
     async def idle(self) -> None:
-        """Returns once no request is being answered."""
+        """Returns once no request is being answered; event streams do not count."""
         await self._idle.wait()
+
+    def _enter(self) -> None:
+        self._running += 1
+        self._idle.clear()
+
+    def _leave(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
 
     async def _guarded(self, exchange: Exchange) -> str:
         template = ""
@@ -223,7 +229,12 @@ class App:
         events = event_stream.resumed_events(open_call, request.last_event_id, channels.ACCOUNT)
         heartbeat_s = self._settings.heartbeat_s
         stream = event_stream.EventStream(exchange, events, render=render, heartbeat_s=heartbeat_s)
-        await stream.run()
+        # A stop does not wait for streams: their callers come back with the last event id.
+        self._leave()
+        try:
+            await stream.run()
+        finally:
+            self._enter()
 
     async def _answer(
         self, call: Call, response: Any, reader: Reader, headers: list[tuple[bytes, bytes]]

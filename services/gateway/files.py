@@ -1,5 +1,6 @@
 """Files over HTTP: forms in, bytes out, and the files that inputs and outputs name."""
 
+import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -183,7 +184,8 @@ class Files:
         return f"data:{content_type};base64,{b64encode(content).decode()}"
 
     async def _store_data_url(self, match: Any, field: str, reader: Reader) -> str:
-        data_url = file_links.decode_data_url(match, field)
+        # Megabytes of base64: off the loop.
+        data_url = await asyncio.to_thread(file_links.decode_data_url, match, field)
         header = file_pb2.FileHeader(
             name="input", content_type=data_url.content_type, metadata=Json(text="{}")
         )

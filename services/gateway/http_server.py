@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from granian._granian import SocketHolder
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
@@ -67,6 +67,7 @@ class HttpServer:
             log_enabled=False,
             ssl_cert=tls_cert,
             ssl_key=tls_key,
+            ssl_protocol_min=SSLProtocols.tls12,
         )
 
     async def run(self) -> None:

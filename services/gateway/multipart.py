@@ -64,6 +64,7 @@ class FormReader:
         self._file: _Part | None = None
         self._part = _Part()
         self._part_count = 0
+        self._is_complete = False
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._pending: list[bytes] = []
@@ -97,6 +98,7 @@ class FormReader:
             "on_headers_finished": self._end_headers,
             "on_part_data": lambda data, start, end: self._take(data[start:end]),
             "on_part_end": self._end_part,
+            "on_end": self._end,
         }
 
     def _begin_part(self) -> None:
@@ -144,6 +146,9 @@ class FormReader:
         if self._part is not self._file:
             self._fields[self._part.name] = self._part.content.decode("utf-8", "replace")
 
+    def _end(self) -> None:
+        self._is_complete = True
+
     async def _flush(self) -> None:
         if not self._pending:
             return
@@ -155,6 +160,8 @@ class FormReader:
             await asyncio.to_thread(self._spool.write, data)
 
     def _form(self) -> UploadedForm:
+        if not self._is_complete:
+            raise FormParserError("it ends before its last boundary")
         if self._file is None:
             raise _invalid(
                 "content", "content is required: the part with the file's bytes", "required"

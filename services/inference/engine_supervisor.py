@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 # A unix socket's path has room for 107 bytes.
 _SOCKET_PATH_MAX = 100
 _STOP_GRACE_S = 3.0
+_DYING_S = 1.0
 _READY_LINE = b"ready\n"
 _OPTIONS: list[tuple[str, Any]] = [
     # A host that died never comes back under its socket: calls must fail at once, not wait.
@@ -61,6 +63,12 @@ class _HostProcess:
     @property
     def is_alive(self) -> bool:
         return self.process.returncode is None
+
+    async def wait_if_dying(self) -> None:
+        """A connection ends a moment before its process is known to be dead."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DYING_S):
+                await self.process.wait()
 
     async def end(self) -> None:
         await self.peer.channel.close()
@@ -128,9 +136,13 @@ class EngineHost:
             host = self._host
             assert host is not None
         request = engine_pb2.RunEngineRequest(version_id=version_id, inputs=inputs)
-        answer: engine_pb2.RunEngineResponse = await host.peer.call(
-            host.stub.RunEngine, request, timeout_s=self._spec.run_timeout_s
-        )
+        try:
+            answer: engine_pb2.RunEngineResponse = await host.peer.call(
+                host.stub.RunEngine, request, timeout_s=self._spec.run_timeout_s
+            )
+        except Unavailable:
+            await host.wait_if_dying()
+            raise
         return answer
 
     async def stop(self) -> None:

@@ -1,10 +1,11 @@
 """Tensors of the Open Inference Protocol to those of the engine host and back."""
 
+import math
 import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from reprise.inference.v1 import engine_pb2
 from reprise.oip import open_inference_pb2 as oip
 
@@ -16,20 +17,22 @@ assert sys.byteorder == "little", "tensor bytes travel in little endian"
 @dataclass(frozen=True, slots=True)
 class _Datatype:
     name: str
-    # Field of InferTensorContents; empty where the protocol has only raw bytes.
-    field: str
+    size_bytes: int
+    # Field of InferTensorContents and code of Python's array; empty where only raw bytes exist.
+    field: str = ""
+    typecode: str = ""
 
 
 _DATATYPES = {
-    "bool": _Datatype("BOOL", "bool_contents"),
-    "uint8": _Datatype("UINT8", "uint_contents"),
-    "int8": _Datatype("INT8", "int_contents"),
-    "int16": _Datatype("INT16", "int_contents"),
-    "int32": _Datatype("INT32", "int_contents"),
-    "int64": _Datatype("INT64", "int64_contents"),
-    "float16": _Datatype("FP16", ""),
-    "float32": _Datatype("FP32", "fp32_contents"),
-    "float64": _Datatype("FP64", "fp64_contents"),
+    "bool": _Datatype("BOOL", 1, "bool_contents", "b"),
+    "uint8": _Datatype("UINT8", 1, "uint_contents", "B"),
+    "int8": _Datatype("INT8", 1, "int_contents", "b"),
+    "int16": _Datatype("INT16", 2, "int_contents", "h"),
+    "int32": _Datatype("INT32", 4, "int_contents", "i"),
+    "int64": _Datatype("INT64", 8, "int64_contents", "q"),
+    "float16": _Datatype("FP16", 2),
+    "float32": _Datatype("FP32", 4, "fp32_contents", "f"),
+    "float64": _Datatype("FP64", 8, "fp64_contents", "d"),
 }
 _DTYPES = {datatype.name: dtype for dtype, datatype in _DATATYPES.items()}
 _RANK_MAX = 16
@@ -88,28 +91,24 @@ def _read_input(
     if len(tensor.shape) > _RANK_MAX or any(size < 0 for size in tensor.shape):
         raise InvalidInput(f"input '{tensor.name}': the shape {list(tensor.shape)} is impossible")
     content = raw if raw is not None else _content(tensor, dtype)
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    if len(content) != count * np.dtype(dtype).itemsize:
+    size = math.prod(tensor.shape) * _DATATYPES[dtype].size_bytes
+    if len(content) != size:
         raise InvalidInput(
             f"input '{tensor.name}': {len(content)} bytes, but {list(tensor.shape)} of "
-            f"{tensor.datatype} has {count * np.dtype(dtype).itemsize}"
+            f"{tensor.datatype} has {size}"
         )
     return engine_pb2.Tensor(name=tensor.name, dtype=dtype, shape=tensor.shape, content=content)
 
 
 def _content(tensor: oip.ModelInferRequest.InferInputTensor, dtype: str) -> bytes:
-    field = _DATATYPES[dtype].field
-    if not field:
+    datatype = _DATATYPES[dtype]
+    if not datatype.field:
         raise InvalidInput(
             f"input '{tensor.name}': {tensor.datatype} must be given in raw_input_contents"
         )
-    values = np.array(getattr(tensor.contents, field))
-    if values.dtype.kind in "iu" and dtype in ("uint8", "int8", "int16", "int32"):
-        limits = np.iinfo(dtype)
-        if values.size and (values.min() < limits.min or values.max() > limits.max):
-            raise InvalidInput(
-                f"input '{tensor.name}': a value does not fit into {tensor.datatype}"
-            )
-    return values.astype(dtype).tobytes()
+    try:
+        return array(datatype.typecode, getattr(tensor.contents, datatype.field)).tobytes()
+    except OverflowError:
+        raise InvalidInput(
+            f"input '{tensor.name}': a value does not fit into {tensor.datatype}"
+        ) from None

@@ -117,12 +117,22 @@ def _violation(error: jsonschema_rs.ValidationError) -> FieldViolation:
         return FieldViolation(
             path, "has properties that are not allowed", "additional_property_not_allowed"
         )
+    if keyword == "anyOf" and (inner := _telling(error.kind.value)) is not None:
+        return _violation(inner)
     kind, sentence = _KINDS.get(keyword, (keyword, f"does not satisfy {keyword}"))
     limit = error.kind.value
     if keyword in ("enum", "type"):
         words = ", ".join(json.dumps(item) if keyword == "enum" else str(item) for item in limit)
         return FieldViolation(path, sentence.format(words), kind)
     return FieldViolation(path, sentence.format(limit), kind)
+
+
+def _telling(
+    branches: list[list[jsonschema_rs.ValidationError]],
+) -> jsonschema_rs.ValidationError | None:
+    """The problem of the one form that has the right type, where there is one."""
+    problems = [error for branch in branches for error in branch if error.kind.name != "type"]
+    return problems[0] if len(problems) == 1 else None
 
 
 def _translate(schema: Any) -> Any:
@@ -139,7 +149,15 @@ def _translate(schema: Any) -> Any:
                 result[exclusive] = result.pop(bound)
     # Under `properties` the same word may be the name of an input, with a schema as its value.
     if isinstance(result.get("nullable"), bool) and result.pop("nullable"):
-        return {"anyOf": [{"type": "null"}, result]}
+        return _with_null(result)
     if result.get("format") == "uri" and "type" not in result:
         result["type"] = "string"
     return result
+
+
+def _with_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(schema.get("type"), str):
+        return {"anyOf": [{"type": "null"}, schema]}
+    if "enum" in schema:
+        schema = schema | {"enum": [*schema["enum"], None]}
+    return schema | {"type": [schema["type"], "null"]}

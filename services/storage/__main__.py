@@ -61,7 +61,10 @@ def assemble(
     blob_uploads = BlobUploads(database)
     file_store = FileStore(database)
     builds = Builds(
-        inference, timeout_s=settings.build_timeout_s, count_max=settings.build_count_max
+        inference,
+        wait_s=settings.inference_wait_s,
+        timeout_s=settings.build_timeout_s,
+        count_max=settings.build_count_max,
     )
     pushes = Pushes(
         catalogue,

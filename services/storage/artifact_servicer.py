@@ -7,8 +7,8 @@ import grpc
 from reprise.storage.v1 import artifact_pb2, artifact_pb2_grpc
 
 from services.chassis.errors import NotFound
-from services.chassis.server import caller
 from services.storage import registry
+from services.storage.accounts import account_of
 from services.storage.blobs import BlobStore, blob_key, verified
 from services.storage.clock import Clock
 from services.storage.file_store import BlobUploads
@@ -34,16 +34,14 @@ class ArtifactServicer(artifact_pb2_grpc.ArtifactServiceServicer):
         self, request: artifact_pb2.ListMissingBlobsRequest, context: Context
     ) -> artifact_pb2.ListMissingBlobsResponse:
         registry.check_digests(request.digests)
-        found = await self._blob_uploads.sizes(
-            request.digests, account_id=caller(context).account_id
-        )
+        found = await self._blob_uploads.sizes(request.digests, account_id=account_of(context))
         missing = [digest for digest in dict.fromkeys(request.digests) if digest not in found]
         return artifact_pb2.ListMissingBlobsResponse(digests=missing)
 
     async def UploadBlob(
         self, request_iterator: AsyncIterator[artifact_pb2.UploadBlobRequest], context: Context
     ) -> artifact_pb2.UploadBlobResponse:
-        account_id = caller(context).account_id
+        account_id = account_of(context)
         upload = Upload(request_iterator, idle_s=self._upload_idle_s)
         header = registry.check_blob_header(await upload.header())
         chunks = verified(upload.chunks(), digest=header.digest, size_bytes=header.size_bytes)

@@ -9,8 +9,8 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -60,7 +60,8 @@ class LocalBlobs:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._uploads = root / "uploads"
-        self._uploads.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._uploads.mkdir(exist_ok=True)
 
     async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
         path = self._path(key)
@@ -103,9 +104,10 @@ class LocalBlobs:
         return self._root / key
 
 
-def _write_chunk(file: BinaryIO, chunk: bytes) -> None:
+@contextmanager
+def _told_when_full() -> Iterator[None]:
     try:
-        file.write(chunk)
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceExhausted(
@@ -114,18 +116,29 @@ def _write_chunk(file: BinaryIO, chunk: bytes) -> None:
         raise
 
 
+def _write_chunk(file: BinaryIO, chunk: bytes) -> None:
+    with _told_when_full():
+        file.write(chunk)
+
+
 def _publish(file: BinaryIO, upload: Path, path: Path) -> None:
     """Makes the upload durable, then visible: a record committed later never lacks its bytes."""
-    file.flush()
-    os.fsync(file.fileno())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    upload.replace(path)
-    for folder in (path.parent, path.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with _told_when_full():
+        file.flush()
+        os.fsync(file.fileno())
+        new_folders = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        upload.replace(path)
+        for folder in (path.parent, *(folder.parent for folder in new_folders)):
+            _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class ObjectBlobs:

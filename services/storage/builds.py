@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from grpc import ChannelConnectivity
 from reprise.inference.v1 import build_pb2, build_pb2_grpc
 
 from services.chassis.channels import Peer
@@ -50,9 +51,10 @@ class _Build:
 class Builds:
     """Calls inference's BuildService, a bounded number of times at once."""
 
-    def __init__(self, inference: Peer, *, timeout_s: float, count_max: int) -> None:
+    def __init__(self, inference: Peer, *, wait_s: float, timeout_s: float, count_max: int) -> None:
         self._inference = inference
         self._stub = build_pb2_grpc.BuildServiceStub(inference.channel)
+        self._wait_s = wait_s
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(count_max)
         self._running: dict[BuildKey, _Build] = {}
@@ -110,6 +112,10 @@ class Builds:
     async def _run(
         self, key: BuildKey, request: build_pb2.BuildVersionRequest, build: _Build
     ) -> build_pb2.BuiltVersion:
+        if self._inference.channel.get_state(try_to_connect=True) != ChannelConnectivity.READY:
+            # Told before it can fail: calls that have answered something are not repeated.
+            build.tell("Looking for an inference service")
+            await self._must_be_there()
         built: build_pb2.BuiltVersion | None = None
         answers = self._inference.stream(
             self._stub.BuildVersion, request, timeout_s=self._timeout_s, account_id=key.account_id
@@ -124,3 +130,13 @@ class Builds:
         for warning in built.warnings:
             build.tell(f"Warning: {warning}")
         return built
+
+    async def _must_be_there(self) -> None:
+        """A call would wait for its peer as long as a build may take, and its caller with it."""
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await self._inference.channel.channel_ready()
+        except TimeoutError:
+            raise Unavailable(
+                "no inference service answers, so nothing can be built; start one and push again"
+            ) from None

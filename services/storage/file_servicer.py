@@ -11,8 +11,8 @@ from sqlalchemy import Row
 
 from services.chassis.errors import NotFound
 from services.chassis.paging import bounded_page_size
-from services.chassis.server import caller
 from services.storage import files
+from services.storage.accounts import account_of
 from services.storage.blobs import BlobStore, Intake, file_key
 from services.storage.clock import SECOND_US, Clock, timestamp
 from services.storage.file_store import FileStore, StoredBytes
@@ -39,7 +39,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
     async def CreateFile(
         self, request_iterator: AsyncIterator[file_pb2.CreateFileRequest], context: Context
     ) -> file_pb2.CreateFileResponse:
-        account_id = caller(context).account_id
+        account_id = account_of(context)
         upload = Upload(request_iterator, idle_s=self._settings.upload_idle_s)
         header = files.check_header(await upload.header())
         file_id, now = files.new_file_id(), self._clock()
@@ -66,7 +66,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
         self, request: file_pb2.ListFilesRequest, context: Context
     ) -> file_pb2.ListFilesResponse:
         page = await self._store.list_page(
-            account_id=caller(context).account_id,
+            account_id=account_of(context),
             now=self._clock(),
             page_token=request.page_token,
             page_size=bounded_page_size(
@@ -118,7 +118,7 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
     async def _find(self, file_id: str, context: Context) -> Row[Any]:
         row = await self._store.find(
             files.check_file_id(file_id),
-            account_id=caller(context).account_id,
+            account_id=account_of(context),
             now=self._clock(),
         )
         if row is None:

@@ -99,10 +99,12 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def GetVersion(
         self, request: model_pb2.GetVersionRequest, context: Context
     ) -> model_pb2.GetVersionResponse:
-        model = ModelName(request.owner, request.name)
-        await self._visible_model(model, caller(context).account_id)
-        row = await self._catalogue.find_version(model, request.version_id)
+        account_id = caller(context).account_id
+        reference = Reference(ModelName(request.owner, request.name), request.version_id)
+        row = await self._catalogue.resolve(reference, account_id=account_id)
         if row is None:
+            model = ModelName(request.owner, request.name)
+            await self._visible_model(model, account_id)
             raise _no_version(model, request.version_id)
         return model_pb2.GetVersionResponse(version=_pack_version(row))
 

@@ -16,7 +16,7 @@ FILE_COUNT_MAX = 10_000
 FILES_SIZE_BYTES_MAX = 20 * 1024**3
 PATH_SIZE_BYTES_MAX = 512
 PATH_SEGMENT_SIZE_BYTES_MAX = 255
-# Beside its ONNX file an engine version has configuration and labels, never weights.
+# Beside its weights an engine version has configuration and labels.
 ENGINE_SIDE_FILE_SIZE_BYTES_MAX = 16 * 1024**2
 DESCRIPTION_SIZE_MAX = 4096
 URL_SIZE_MAX = 2048
@@ -234,12 +234,14 @@ def _check_engine_files(files: Sequence[model_pb2.VersionFile]) -> None:
         named = ", ".join(sorted(onnx_paths)[:5]) or "none"
         raise invalid("files", f"of an engine must hold exactly one .onnx file; found: {named}")
     for file in files:
-        if file.path not in onnx_paths and file.size_bytes > ENGINE_SIDE_FILE_SIZE_BYTES_MAX:
+        # Large models keep their weights beside the graph, as model.onnx.data.
+        is_weights = file.path.startswith(onnx_paths[0])
+        if not is_weights and file.size_bytes > ENGINE_SIDE_FILE_SIZE_BYTES_MAX:
             raise invalid(
                 "files",
-                f"hold {file.path!r} of {file.size_bytes} bytes; beside its .onnx file an engine "
-                f"may have files of at most {ENGINE_SIDE_FILE_SIZE_BYTES_MAX} bytes, such as "
-                "reprise.yaml and labels",
+                f"hold {file.path!r} of {file.size_bytes} bytes; beside {onnx_paths[0]} and "
+                f"{onnx_paths[0]}.data an engine may have files of at most "
+                f"{ENGINE_SIDE_FILE_SIZE_BYTES_MAX} bytes, such as reprise.yaml and labels",
             )
 
 

@@ -22,6 +22,8 @@ class StorageSettings(ServiceSettings):
     """Hardware of models whose owner chose none."""
     build_timeout_s: float = 3600.0
     """How long the build of one version may take."""
+    inference_wait_s: float = 10.0
+    """How long a push waits for an inference service that is not there."""
     build_count_max: int = 4
     """Builds at a time; further pushes wait for their turn."""
     file_ttl_s: int = 86_400

@@ -206,7 +206,8 @@ class Catalogue:
         statement = statement.where(_is_visible_to(account_id))
         if reference.model is not None:
             statement = statement.where(_is_of(MODELS, reference.model))
-        wanted: Any = reference.version_id or MODELS.c.latest_version_id
+        latest: Any = MODELS.c.latest_version_id
+        wanted = latest if reference.version_id is None else reference.version_id
         statement = statement.where(VERSIONS.c.version_id == wanted)
         is_foreign = sa.case((VERSIONS.c.owner == account_id, 0), else_=1)
         statement = statement.order_by(

@@ -37,9 +37,15 @@ class Sweeper:
         return count
 
     async def run(self, clock: Clock) -> None:
-        """Sweeps for ever."""
+        """Sweeps for ever; what one sweep could not remove waits for the next."""
         while True:
-            count = await self.sweep(clock())
-            if count:
-                log.info("expired files removed", extra={"event": "files_expired", "count": count})
+            try:
+                count = await self.sweep(clock())
+            except Exception:
+                log.exception("sweep failed", extra={"event": "sweep_failed"})
+            else:
+                if count:
+                    log.info(
+                        "expired files removed", extra={"event": "files_expired", "count": count}
+                    )
             await asyncio.sleep(self._settings.sweep_interval_s)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from services.chassis.errors import InvalidInput, Unavailable
+from services.chassis.errors import InvalidInput
 
 
 class Upload:
@@ -33,6 +33,8 @@ class Upload:
             async with asyncio.timeout(self._idle_s):
                 return await anext(self._requests, None)
         except TimeoutError:
-            raise Unavailable(
-                f"the upload sent nothing for {self._idle_s:g} s and was given up; try again"
+            # Not Unavailable: callers would repeat what they have sent so far, and stall again.
+            raise InvalidInput(
+                f"the upload sent nothing for {self._idle_s:g} s and was given up; try again",
+                reason="UPLOAD_STALLED",
             ) from None

@@ -194,7 +194,8 @@ class FakeWorker:
         if self.is_muted:
             return
         self.replicas_requested.append(event.version_id)
-        if event.version_id in self.replicas and not self.setup_errors.get(event.version_id):
+        known = self.replicas.get(event.version_id)
+        if known is not None and known.state != events_pb2.REPLICA_STATE_FAILED:
             return
         self._set_replica(event.version_id, events_pb2.REPLICA_STATE_STARTING)
         await self.beat()
@@ -224,7 +225,8 @@ class FakeWorker:
         lease = run.lease
         slots = self._slots.setdefault(lease.version_id, asyncio.Semaphore(self.slot_count))
         async with slots:
-            if not run.revoked.is_set():
+            is_free = run.revoked.is_set()
+            if not is_free:
                 self._running += 1
                 self.running_max = max(self.running_max, self._running)
                 self.report(run, started=events_pb2.RunStarted())
@@ -232,8 +234,8 @@ class FakeWorker:
                 self._running -= 1
                 self.report(run, completed=completed)
         self._done.add((lease.prediction_id, lease.attempt))
-        self.runs.pop(lease.prediction_id, None)
-        if run.revoked.is_set():
+        if is_free:
+            self.runs.pop(lease.prediction_id, None)
             await self.beat()
 
     async def _heartbeat(self) -> None:
@@ -247,6 +249,10 @@ class FakeWorker:
             self._has_events.clear()
             batch, self._events = self._events, []
             await self.send(batch)
+            for event in batch:
+                # Held until its end is stored: a heartbeat before that still lists it.
+                if event.HasField("completed"):
+                    self.runs.pop(event.prediction_id, None)
 
     async def send(self, events: Iterable[events_pb2.RunEvent]) -> None:
         """Sends one batch until it is answered."""

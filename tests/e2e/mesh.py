@@ -44,9 +44,10 @@ class Mesh:
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One `reprise` command on this mesh."""
         return subprocess.run(
-            [REPRISE, *arguments, "--data", str(self.data)],
+            [REPRISE, *arguments],
             capture_output=True,
             text=True,
+            env=os.environ | {"REPRISE_DATA": str(self.data)},
             timeout=300,
             check=False,
         )

@@ -6,6 +6,7 @@ import pytest
 from replicate.client import Client
 from replicate.exceptions import ReplicateError
 
+from tests.e2e.conftest import PROJECTS
 from tests.e2e.mesh import Mesh, start_mesh
 
 
@@ -14,8 +15,6 @@ def test_without_credit_a_create_is_402_and_makes_nothing(
 ) -> None:
     data = tmp_path_factory.mktemp("poor") / "data"
     with start_mesh(data, REPRISE_BILLING_STARTING_CREDIT_MICROS="1000") as poor:
-        from tests.e2e.conftest import PROJECTS
-
         version = poor.push("local/echo", PROJECTS / "echo")
         client = Client(api_token=poor.token, base_url=poor.url)
         with pytest.raises(ReplicateError) as caught:

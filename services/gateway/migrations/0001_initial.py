@@ -19,9 +19,7 @@ def upgrade() -> None:
     op.create_table(
         "tokens",
         sa.Column("id", sa.String(32), primary_key=True),
-        sa.Column(
-            "username", sa.String(64), sa.ForeignKey("accounts.username"), nullable=False
-        ),
+        sa.Column("username", sa.String(64), sa.ForeignKey("accounts.username"), nullable=False),
         sa.Column("name", sa.String(255), nullable=False),
         sa.Column("digest", sa.String(64), nullable=False, unique=True),
         sa.Column("created_us", sa.BigInteger, nullable=False),

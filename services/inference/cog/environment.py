@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ _LINE_LIMIT_BYTES = 16 * 1024
 _LOCK_POLL_S = 0.05
 _PASSED_PREFIXES = ("UV_", "SSL_CERT_", "PIP_CERT")
 _PASSED_NAMES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+_NO_SOURCE_BUILDS = re.compile(r"[Bb]uilding (?:from source|source distributions).*disabled")
 
 OnLine = Callable[[str], None]
 
@@ -86,6 +88,8 @@ class EnvironmentStore:
         last_lines: deque[str] = deque(maxlen=_LAST_LINE_COUNT)
 
         def keep(line: str) -> None:
+            # The author of a model has no use for the host's own paths.
+            line = line.replace(f"{self._root}/", "")
             last_lines.append(line)
             on_line(line)
 
@@ -155,7 +159,7 @@ class _UvFailed(Exception):
 
 
 def _explained(failure: _UvFailed, last_lines: Sequence[str]) -> str:
-    if any("building from source is disabled" in line.lower() for line in last_lines):
+    if any(_NO_SOURCE_BUILDS.search(line) for line in last_lines):
         return (
             f"{failure}: a package has no wheel, and building from source is off here. "
             "Pin a version that has a wheel, or ask the operator to allow source builds"

@@ -66,7 +66,8 @@ class Inputs:
     def property_of(self, parameter: Parameter, order: int) -> InputProperty:
         annotation = parameter.argument.annotation
         if annotation is None:
-            raise parameter.error("it has no type", "Write `name: str`, for instance.")
+            name = parameter.argument.arg
+            raise parameter.error("it has no type", f"Write `{name}: str`, for instance.")
         kind = self._annotations.input_type(parameter.file, annotation)
         keywords = self._keywords(parameter)
         schema: dict[str, Any] = {"title": title(parameter.argument.arg), "x-order": order}

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from services.inference.cog.connection import AnswerTooLarge, Connection, ServerEvent
-from services.inference.cog.errors import InputRejected, RunnerBusy, RunnerCrashed
+from services.inference.cog.errors import InputRejected, RunnerBusy, RunnerCrashed, SetupFailed
 from services.inference.cog.events import Completed, Event, Log, Metric, Output, Started, Status
 from services.inference.cog.leftovers import Leftovers
 from services.inference.cog.sandbox import Sandbox
@@ -30,7 +30,6 @@ _ERROR_PREFIX = re.compile(
 )
 _DEAD_WORKER = ("Worker crashed", "Failed to send request", "healthcheck channel closed")
 _LOST = "the model's process ended while it ran the prediction (crash, exit or out of memory)"
-_CONNECTION_ERRORS = (ConnectionError, asyncio.IncompleteReadError)
 
 
 class CogRunner:
@@ -67,7 +66,12 @@ class CogRunner:
     async def start(self) -> None:
         """Raises SetupFailed; then nothing is left running."""
         await self._server.start()
-        self._leftovers = Leftovers(self._server.open_exchange())
+        try:
+            self._leftovers = Leftovers(self._server.open_exchange())
+        except OSError as error:
+            await self._server.stop(grace_s=0)
+            reason = f"the model's process ended right after setup() ({error})"
+            raise SetupFailed(reason, self.setup_logs) from error
 
     async def predict(
         self, prediction_id: str, prediction_input: Mapping[str, Any]
@@ -99,7 +103,7 @@ class CogRunner:
             yield completed or Completed(Status.FAILED, error="The server ended the prediction.")
         except AnswerTooLarge as error:
             yield Completed(Status.FAILED, error=f"The output is too large: {error}.")
-        except _CONNECTION_ERRORS as error:
+        except ConnectionError as error:
             self._crash = self.crash or f"the cog server closed the connection ({error!r})"
             raise RunnerCrashed(f"{_LOST}: {self._crash}") from error
         finally:
@@ -120,7 +124,7 @@ class CogRunner:
             connection = await self._connect()
             status = await connection.request("POST", f"/predictions/{prediction_id}/cancel")
             await connection.read_body()
-        except _CONNECTION_ERRORS:
+        except ConnectionError:
             return False
         self._give_back(connection)
         return status == 200
@@ -187,7 +191,10 @@ class CogRunner:
 
     async def _raise_busy(self) -> None:
         # A dead worker answers 409 for ever, too.
-        health = await self._server.health()
+        try:
+            health = await self._server.health()
+        except TimeoutError:
+            health = {}
         reason = str(health.get("user_healthcheck_error", ""))
         if any(sign in reason for sign in _DEAD_WORKER):
             self._crash = "the model's process has ended"

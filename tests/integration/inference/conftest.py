@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,11 +254,11 @@ async def _neighbours(storage: FakeStorage, gateway: FakeGateway) -> AsyncIterat
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path, python_dir: Path) -> Iterator[Path]:
+def data_dir(tmp_path: Path, python_dir: Path) -> Path:
     path = tmp_path / "inference"
     path.mkdir()
     (path / "python").symlink_to(python_dir)
-    yield path
+    return path
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ async def mesh(tmp_path: Path, data_dir: Path) -> AsyncIterator[Mesh]:
             name: value
             for name, value in os.environ.items()
             if name in ("PATH", "HOME", "LANG") or name.startswith(("UV_", "SSL_"))
-        }
+        } | {"GRPC_ENABLE_FORK_SUPPORT": "0"}
         environment = passed | {f"REPRISE_INFERENCE_{name}": value for name, value in own.items()}
         mesh = Mesh(
             data_dir=data_dir,

@@ -225,8 +225,7 @@ async def run_service(folder: Path, **settings: Any) -> AsyncIterator[StorageSer
         mesh_key=MESH_KEY,
         database_url=f"sqlite:///{folder / 'storage.db'}",
         blob_url=f"file://{folder / 'blobs'}",
-        inference_target=f"127.0.0.1:{build_port}",
-        **settings,
+        **({"inference_target": f"127.0.0.1:{build_port}"} | settings),
     )
     database = Database(values.database_url, MIGRATIONS)
     database.migrate()

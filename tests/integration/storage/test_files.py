@@ -7,7 +7,7 @@ import pytest
 from reprise.storage.v1 import file_pb2
 from reprise.wire.v1.json_pb2 import Json
 
-from services.chassis.errors import InvalidInput, NotFound, ResourceExhausted
+from services.chassis.errors import InvalidInput, NotFound, ResourceExhausted, Unauthenticated
 from tests.integration.storage.service import StorageService, each
 
 CONTENT = b"pixels" * 100_000
@@ -54,6 +54,12 @@ async def test_another_account_does_not_find_a_file(storage: StorageService) -> 
     listed = await bob.call(bob.files.ListFiles, file_pb2.ListFilesRequest())
     assert list(listed.files) == []
     assert (await alice.get_file(file.id)).id == file.id
+
+
+async def test_a_file_of_nobody_is_refused(storage: StorageService) -> None:
+    with pytest.raises(Unauthenticated, match="names no account"):
+        await storage.client("").create_file(CONTENT)
+    assert storage.stored_paths() == []
 
 
 async def test_a_deleted_file_is_gone_with_its_bytes(storage: StorageService) -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,11 +10,11 @@ from inference_core import ImportLimits, InvalidModelError, OnnxModel, load_onnx
 from tests.models import onnx_builders
 
 
-async def load(path: Path, **options: object) -> OnnxModel:
+async def load(path: Path, **options: Any) -> OnnxModel:
     return await load_onnx_model(path, path.with_suffix(".normalised"), **options)
 
 
-async def refusal(path: Path, **options: object) -> str:
+async def refusal(path: Path, **options: Any) -> str:
     with pytest.raises(InvalidModelError) as caught:
         await load(path, **options)
     return str(caught.value)

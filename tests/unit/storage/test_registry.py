@@ -94,7 +94,8 @@ def test_an_engine_version_needs_exactly_one_onnx_file(paths: list[str]) -> None
 
 def test_an_engine_version_takes_configuration_but_no_second_heap_of_weights() -> None:
     onnx = a_file("model.onnx", size_bytes=10**9)
-    registry.check_files(ENGINE, [onnx, a_file("reprise.yaml"), a_file("labels.txt")])
+    weights = a_file("model.onnx.data", size_bytes=10**10)
+    registry.check_files(ENGINE, [onnx, weights, a_file("reprise.yaml"), a_file("labels.txt")])
     with pytest.raises(InvalidInput, match=r"more\.bin"):
         registry.check_files(ENGINE, [onnx, a_file("more.bin", size_bytes=17 * 1024**2)])
 

@@ -1,6 +1,7 @@
 """Real cog servers: one environment per test run, one runner per test."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,8 @@ async def collect(
 @pytest.fixture(scope="session")
 def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all workers of a parallel run, so that the environment is built once."""
-    path = tmp_path_factory.getbasetemp().parent / "cog-data"
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cog-data"
     path.mkdir(exist_ok=True)
     return path
 

@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 import time
 
 from cog import BasePredictor
