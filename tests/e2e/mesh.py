@@ -91,6 +91,16 @@ class Mesh:
                 raise AssertionError(f"not reached: {self.get(prediction_id)}")
             time.sleep(0.02)
 
+    def wait_until_up(self) -> None:
+        """Returns once the mesh answers a whole prediction call chain again."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            with contextlib.suppress(httpx.TransportError), self.http() as http:
+                if http.get("/v1/predictions").is_success and http.get("/v1/credit").is_success:
+                    return
+            assert time.monotonic() < deadline, "the mesh did not come back"
+            time.sleep(0.05)
+
     def finish(self, prediction_id: str, timeout_s: float = WAIT_S) -> dict[str, Any]:
         """The prediction once it has ended and its money is settled."""
         return self.wait_for(

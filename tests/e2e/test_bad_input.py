@@ -147,7 +147,7 @@ BAD_PROJECTS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         ),
         ["text"],
     ),
-    "truncated onnx": (truncated_onnx, ["onnx"]),
+    "truncated onnx": (truncated_onnx, ["model.onnx", "ONNX"]),
 }
 
 

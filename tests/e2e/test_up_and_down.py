@@ -129,7 +129,7 @@ def test_a_taken_port_is_named_with_the_way_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NAMES - {"supervisor"}))
-def test_a_killed_process_is_started_again(mesh: Mesh, name: str) -> None:
+def test_a_killed_process_is_started_again_and_serves(mesh: Mesh, echo: str, name: str) -> None:
     before = mesh.pids()[name]
     os.kill(before, signal.SIGKILL)
     deadline = time.monotonic() + 20
@@ -137,3 +137,5 @@ def test_a_killed_process_is_started_again(mesh: Mesh, name: str) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert psutil.pid_exists(mesh.pids()[name])
+    mesh.wait_until_up()
+    assert mesh.finish(mesh.create(echo, text=name))["output"] == name
