@@ -23,8 +23,9 @@ from inference_core.signature import Dimension, Dtype, Signature, TensorSpec
 
 _ANSWER_BYTES_MAX = 8 << 20
 _TENSOR_COUNT_MAX = 1024
-# Newer IR versions add types that no backend runs; what is left reads the same under this one.
-_IR_VERSION_MAX = 11
+# Before 4, weights had to be listed as inputs too. Versions after 11 add types that no backend
+# runs; what is left reads the same under 11.
+_IR_VERSION_MIN, _IR_VERSION_MAX = 4, 11
 _DTYPES = {
     "FLOAT16": Dtype.FLOAT16,
     "FLOAT": Dtype.FLOAT32,
@@ -155,7 +156,9 @@ def _import(source: Path, destination: Path, limits: ImportLimits) -> dict[str, 
         ) from error
     return {
         "signature": signature.to_json(),
-        "opset": max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        "opset": max(
+            (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0
+        ),
         "node_count": len(model.graph.node),
     }
 
@@ -166,7 +169,7 @@ def _normalise(model: ModelProto) -> None:
     inputs = [value for value in model.graph.input if value.name not in initializers]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    model.ir_version = min(model.ir_version, _IR_VERSION_MAX)
+    model.ir_version = min(max(model.ir_version, _IR_VERSION_MIN), _IR_VERSION_MAX)
     for field in ("doc_string", "producer_name", "producer_version", "metadata_props"):
         model.ClearField(field)
     model.graph.ClearField("doc_string")

@@ -22,7 +22,7 @@ class OnnxModel:
         path: The normalised file: no external data, no comments, weights not listed as inputs.
         digest: sha256 in hex of that file.
         signature: Names, dtypes and shapes of inputs and outputs.
-        opset: Version of the standard operator set.
+        opset: Version of the standard operator set; 0 if the model uses none of it.
         node_count: Nodes of the main graph.
         size_bytes: Size of the normalised file.
     """

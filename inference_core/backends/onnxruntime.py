@@ -179,7 +179,7 @@ def _load(onnx_path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
             str(onnx_path), sess_options=options, providers=["CPUExecutionProvider"]
         )
     except _ERRORS as error:
-        raise UnsupportedModelError(f"onnxruntime: {error}") from error
+        raise UnsupportedModelError(_shortened(error, onnx_path)) from error
 
 
 def _run(inference: ort.InferenceSession, inputs: Tensors) -> dict[str, Array]:
@@ -187,4 +187,9 @@ def _run(inference: ort.InferenceSession, inputs: Tensors) -> dict[str, Array]:
     try:
         return dict(zip(names, inference.run(names, dict(inputs)), strict=True))
     except _ERRORS as error:
-        raise DeviceError(f"onnxruntime: {error}") from error
+        raise DeviceError(_shortened(error)) from error
+
+
+def _shortened(error: Exception, path: Path | None = None) -> str:
+    text = str(error).replace(str(path), "the model") if path else str(error)
+    return "onnxruntime: " + " ".join(text.split())[:500]

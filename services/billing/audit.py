@@ -35,8 +35,8 @@ _QUERIES = {
     "each settlement has an earlier hold of the same account": """
         SELECT s.kind || ':' || s.operation_id, s.sequence FROM ledger_entries s
         LEFT JOIN ledger_entries h ON h.operation_id = s.operation_id AND h.kind = 'hold'
-            AND h.account_id = s.account_id AND h.sequence < s.sequence
-        WHERE s.is_settlement AND h.sequence IS NULL
+        WHERE s.is_settlement AND (h.sequence IS NULL OR h.account_id <> s.account_id
+            OR h.sequence > s.sequence)
     """,
     "a settlement takes back exactly what was held": """
         SELECT s.kind || ':' || s.operation_id,

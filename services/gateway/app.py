@@ -140,11 +140,9 @@ class App:
         except Disconnected:
             exchange.status = exchange.status or 499
         except RepriseError as error:
-            await _refuse(exchange, error)
+            await _refuse(exchange, problem.for_callers(error, _name_of(exchange)))
         except Exception as error:  # noqa: BLE001 - the outermost frame of a request
-            await _refuse(
-                exchange, problem.hidden(error, f"{exchange.method} {exchange.path[:200]}")
-            )
+            await _refuse(exchange, problem.hidden(error, _name_of(exchange)))
         return template
 
     async def _serve(self, exchange: Exchange, match: Match, path: str) -> None:
@@ -298,6 +296,10 @@ async def _refuse(exchange: Exchange, error: RepriseError) -> None:
         return
     status, headers, body = problem.answer_of(error)
     await exchange.answer(status, headers, body)
+
+
+def _name_of(exchange: Exchange) -> str:
+    return f"{exchange.method} {exchange.path[:200]}"
 
 
 def _wait_of(request: Any) -> float | None:

@@ -53,32 +53,20 @@ def message_encoder(descriptor: Descriptor) -> Encode:
     special = _SPECIAL_ENCODERS.get(descriptor.full_name)
     if special is not None:
         return special
-    plain: list[tuple[str, Encode | None]] = []
-    present: list[tuple[str, Encode | None]] = []
-    for field in descriptor.fields:
-        target = present if field.has_presence else plain
-        target.append((field.name, _field_encoder(field)))
+    fields = [
+        (field.name, field.has_presence, _field_encoder(field)) for field in descriptor.fields
+    ]
 
     def encode(message: Any, base_url: str) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for name, inner in plain:
-            value = getattr(message, name)
-            result[name] = value if inner is None else inner(value, base_url)
-        has = message.HasField
-        for name, inner in present:
-            if not has(name):
+        for name, is_optional, inner in fields:
+            if is_optional and not message.HasField(name):
                 result[name] = None
             elif inner is None:
                 result[name] = getattr(message, name)
             else:
                 result[name] = inner(getattr(message, name), base_url)
-        return _in_order(result)
-
-    names = [field.name for field in descriptor.fields]
-    needs_order = names != [name for name, _ in (*plain, *present)]
-
-    def _in_order(result: dict[str, Any]) -> dict[str, Any]:
-        return {name: result[name] for name in names} if needs_order else result
+        return result
 
     return encode
 
@@ -122,8 +110,10 @@ def _field_encoder(field: FieldDescriptor) -> Encode | None:
 
 def _value_encoder(field: FieldDescriptor) -> Encode | None:
     if field.message_type is not None:
-        # Looked up at the first use: message types may contain themselves.
         descriptor = field.message_type
+        if special := _SPECIAL_ENCODERS.get(descriptor.full_name):
+            return special
+        # Looked up at the first use: message types may contain themselves.
         return lambda value, base_url: message_encoder(descriptor)(value, base_url)
     if field.enum_type is not None:
         names = enum_names(field.enum_type)

@@ -68,7 +68,11 @@ class FormReader:
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._pending: list[bytes] = []
-        self._parser = MultipartParser(boundary, cast(Any, self._callbacks()))
+        try:
+            self._parser = MultipartParser(boundary, cast(Any, self._callbacks()))
+        except FormParserError as error:
+            self._spool.close()
+            raise _malformed(error) from None
 
     async def read(self, chunks: AsyncIterator[bytes]) -> UploadedForm:
         """Reads the form to its end."""
@@ -80,7 +84,7 @@ class FormReader:
             return self._form()
         except FormParserError as error:
             self._spool.close()
-            raise InvalidInput(f"The form is malformed: {error}", reason="MALFORMED_BODY") from None
+            raise _malformed(error) from None
         except BaseException:
             self._spool.close()
             raise
@@ -204,6 +208,10 @@ def _metadata(fields: dict[str, str]) -> str:
                 raise _invalid("metadata", f"{key} is both a value and an object")
         target[keys[-1]] = value
     return orjson.dumps(metadata).decode()
+
+
+def _malformed(error: FormParserError) -> InvalidInput:
+    return InvalidInput(f"The form is malformed: {error}", reason="MALFORMED_BODY")
 
 
 def _invalid(name: str, description: str, kind: str = "invalid") -> InvalidInput:

@@ -4,6 +4,7 @@ import logging
 import secrets
 from typing import Any
 
+import grpc
 import orjson
 
 from services.chassis import errors
@@ -93,6 +94,16 @@ def answer_of(error: RepriseError) -> tuple[int, list[tuple[bytes, bytes]], byte
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
     return status, headers, orjson.dumps(problem_of(error))
+
+
+def for_callers(error: RepriseError, what: str) -> RepriseError:
+    """The error as callers may see it: the text of a peer's unexpected fault stays in the log."""
+    cause = error.__cause__
+    if not isinstance(error, errors.Internal) or not isinstance(cause, grpc.aio.AioRpcError):
+        return error
+    # Our services send details with every error that is meant to be read.
+    is_ours = any(key == errors.DETAILS_KEY for key, _ in cause.trailing_metadata() or ())
+    return error if is_ours else hidden(error, what)
 
 
 def hidden(error: BaseException, what: str) -> errors.Internal:

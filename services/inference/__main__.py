@@ -1,6 +1,7 @@
 """The inference service: `python -m services.inference`."""
 
 import fcntl
+import logging
 import secrets
 from pathlib import Path
 from typing import IO
@@ -40,6 +41,8 @@ from services.inference.settings import InferenceSettings
 from services.inference.versions import Version, VersionCatalogue
 from services.inference.worker import Worker, WorkerLimits
 
+log = logging.getLogger(__name__)
+
 
 async def main() -> None:
     settings = load(InferenceSettings)
@@ -51,7 +54,7 @@ async def main() -> None:
     gateway = Peer(open_channel(settings.gateway_target), settings.mesh_key)
     bus = await Bus.connect(settings, "inference")
 
-    artifacts = ArtifactCache(settings.data_dir, storage)
+    artifacts = ArtifactCache(settings.data_dir, storage, max_bytes=settings.cache_max_bytes)
     cog_loader = _cog_loader(settings, artifacts, sandbox)
     host_spec = _host_spec(settings, sandbox)
     engine_host = EngineHost(host_spec)
@@ -70,7 +73,7 @@ async def main() -> None:
         builds_dir=settings.data_dir / "builds",
         count_max=settings.build_count_max,
     )
-    for part in (artifacts, cog_loader, builder):
+    for part in (builder, cog_loader, artifacts):
         await part.prepare()
 
     async def load_version(version: Version) -> LoadedModel:
@@ -229,6 +232,8 @@ async def _sandbox(settings: InferenceSettings) -> Sandbox:
             f"models cannot be confined here ({sandbox.status.reason}); "
             "unset REPRISE_INFERENCE_REQUIRE_SANDBOX to run them unconfined"
         )
+    level = logging.INFO if sandbox.status.enabled else logging.WARNING
+    log.log(level, "model isolation: %s", sandbox.status.reason, extra={"event": "isolation"})
     return sandbox
 
 

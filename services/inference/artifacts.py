@@ -52,20 +52,22 @@ def check_paths(files: Sequence[model_pb2.VersionFile]) -> None:
 class ArtifactCache:
     """`root/blobs` by digest and `root/versions` by version id; what stands there is complete."""
 
-    def __init__(self, root: Path, storage: Peer) -> None:
+    def __init__(self, root: Path, storage: Peer, *, max_bytes: int) -> None:
         self._blobs = root / "blobs"
         self._versions = root / "versions"
         self._partial = root / "partial"
+        self._max_bytes = max_bytes
         self._storage = storage
         self._stub = artifact_pb2_grpc.ArtifactServiceStub(storage.channel)
         self._locks: dict[str, asyncio.Lock] = {}
         self._downloads = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
 
     async def prepare(self) -> None:
-        """Removes what an earlier process left half done."""
+        """Removes what an earlier process left half done, and what is too much."""
         await asyncio.to_thread(shutil.rmtree, self._partial, ignore_errors=True)
         for path in (self._blobs, self._versions, self._partial):
             path.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self._trim)
 
     async def version_dir(self, spec: model_pb2.VersionSpec) -> Path:
         """The version's files, read-only, fetched where they are not here yet."""
@@ -79,6 +81,8 @@ class ArtifactCache:
                 await asyncio.to_thread(_move_into_place, building, path)
             finally:
                 await asyncio.to_thread(shutil.rmtree, building, ignore_errors=True)
+        # The time of use, by which the oldest are found.
+        os.utime(path)
         return path
 
     async def materialise(
@@ -126,6 +130,27 @@ class ArtifactCache:
             partial.rename(path)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _trim(self) -> None:
+        """Only while nothing runs: a version in use must not lose its files."""
+        versions = sorted(self._versions.iterdir(), key=lambda path: path.stat().st_mtime)
+        size = sum(path.stat().st_size for path in self._blobs.glob("*/*"))
+        if size > self._max_bytes:
+            size -= self._drop_unused_blobs()
+        while size > self._max_bytes and versions:
+            shutil.rmtree(versions.pop(0))
+            size -= self._drop_unused_blobs()
+
+    def _drop_unused_blobs(self) -> int:
+        """Returns the bytes that became free."""
+        freed = 0
+        for blob in self._blobs.glob("*/*"):
+            status = blob.stat()
+            # A blob without a second name belongs to no version.
+            if status.st_nlink == 1:
+                blob.unlink()
+                freed += status.st_size
+        return freed
 
     def _blob(self, digest: str) -> Path:
         return self._blobs / digest[:2] / digest

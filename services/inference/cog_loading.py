@@ -1,6 +1,7 @@
 """Brings a cog project to life: environment, schema, started runner; for builds and replicas."""
 
 import asyncio
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -150,6 +151,7 @@ async def installed_packages(names: Sequence[str]) -> frozenset[str]:
         "-f=${db:Status-Status} ${Package}\\n",
         "--",
         *(name.partition("=")[0] for name in names),
+        env={"PATH": os.defpath},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from services.chassis.errors import InvalidInput, ResourceExhausted
 from services.inference.artifacts import ArtifactCache
 from services.inference.cog.errors import InputRejected, RunnerBusy
 from services.inference.cog.events import Completed, Event, Started, Status
-from services.inference.engine_supervisor import EngineHost, EngineHostSpec
+from services.inference.engine_supervisor import EngineHost, EngineHostSpec, HostDied
 from services.inference.loaded_model import LoadedModel, LoadFailed
 from services.inference.prediction_files import FileContent, parse_data_uri
 from services.inference.versions import Version
@@ -66,6 +66,11 @@ class EngineLoader:
         try:
             loaded = await self._load_into(host, "build", folder, paths)
             adapter = await asyncio.to_thread(_adapter, folder, loaded)
+        except HostDied as error:
+            raise InvalidInput(
+                f"the model makes its compiler crash ({error.ending}); export it in another way",
+                reason="MODEL_REFUSED",
+            ) from error
         finally:
             await host.stop()
         return EngineProof(

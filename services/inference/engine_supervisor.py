@@ -18,7 +18,7 @@ from reprise.inference.v1 import engine_pb2, engine_pb2_grpc
 
 from services.chassis import channels
 from services.chassis.channels import Peer
-from services.chassis.errors import NotFound, Unavailable
+from services.chassis.errors import NotFound, RepriseError, Unavailable
 from services.inference.engine_order import MESH_KEY_VARIABLE, HostOrder
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,15 @@ class EngineHostSpec:
     start_timeout_s: float = 30.0
     load_timeout_s: float = 600.0
     run_timeout_s: float = 600.0
+
+
+class HostDied(Unavailable):
+    """The host's process ended during the call."""
+
+    def __init__(self, exit_status: int) -> None:
+        ending = f"signal {-exit_status}" if exit_status < 0 else f"exit status {exit_status}"
+        super().__init__(f"the engine host ended with {ending}")
+        self.ending = ending
 
 
 class _HostProcess:
@@ -163,11 +172,23 @@ class EngineHost:
             host = await self._ensure_running()
             answer = host.loaded.get(request.version_id)
             if answer is None:
-                answer = await host.peer.call(
-                    host.stub.LoadEngine, request, timeout_s=self._spec.load_timeout_s
-                )
+                answer = await self._load(host, request)
                 host.loaded[request.version_id] = answer
             return answer
+
+    async def _load(
+        self, host: _HostProcess, request: engine_pb2.LoadEngineRequest
+    ) -> engine_pb2.LoadEngineResponse:
+        try:
+            answer: engine_pb2.LoadEngineResponse = await host.peer.call(
+                host.stub.LoadEngine, request, timeout_s=self._spec.load_timeout_s
+            )
+        except Unavailable as error:
+            await host.wait_if_dying()
+            if host.is_alive:
+                raise
+            raise HostDied(host.process.returncode or 0) from error
+        return answer
 
     async def _ensure_running(self) -> _HostProcess:
         async with self._starting:
@@ -223,7 +244,7 @@ class EngineHost:
         for request in list(self._wanted.values()):
             try:
                 await self._ensure_loaded(request)
-            except Unavailable as error:
+            except RepriseError as error:
                 log.error(
                     "engine host did not come back",
                     extra={"event": "engine_host_lost", "error": error.message},

@@ -125,7 +125,7 @@ class PredictionFiles:
             raise
         except RepriseError as error:
             raise InputFileRefused(f"{field}: {error.message}") from error
-        return found.data_uri()
+        return await asyncio.to_thread(found.data_uri)
 
     async def _download(self, field: str, file_id: str, account_id: str) -> FileContent:
         chunks = self._bounded(field)

@@ -11,6 +11,7 @@ import psutil
 from prometheus_client import Gauge, Histogram
 from reprise.inference.v1 import events_pb2
 
+from services.chassis.errors import RepriseError
 from services.inference.loaded_model import LoadedModel, LoadFailed
 from services.inference.versions import Version
 
@@ -167,6 +168,9 @@ class ReplicaPool:
             replica.model = await self._load(replica.version)
         except LoadFailed as failure:
             self._fail(replica, failure)
+            return
+        except RepriseError as error:
+            self._fail(replica, LoadFailed(error.message, is_models_fault=False))
             return
         except Exception:
             log.exception(

@@ -60,6 +60,8 @@ class InferenceSettings(ServiceSettings):
     """Further Python interpreters for models, beside those that uv finds by itself."""
     transfer_timeout_s: float = 120.0
     """Limit for one file to be read or written."""
+    cache_max_bytes: int = 100 * 1024 * _MIB
+    """Blobs kept on this host; at each start the versions that were not used for longest go."""
     input_file_max_bytes: int = 64 * _MIB
     """The largest file that a prediction may take as its input."""
     output_max_bytes: int = 700 * 1024

@@ -91,6 +91,9 @@ class Intake:
         """Holds and stores what was applied for, for ever."""
         while True:
             await self._added.wait()
+            if len(self._predictions) >= self._settings.hold_delay_from:
+                # Under load a full batch is worth more than the short wait costs.
+                await asyncio.sleep(self._settings.hold_delay_s)
             batch = self._waiting[: self._settings.hold_batch_size_max]
             self._waiting = self._waiting[len(batch) :]
             if not self._waiting:

@@ -25,7 +25,8 @@ def now_us() -> int:
 def prediction_id_of(account_id: str, request_id: str) -> str:
     """The same request of the same account is the same prediction."""
     digest = hashlib.sha256(f"{account_id}|{request_id or uuid4().hex}".encode()).digest()
-    return b32encode(digest).decode().lower()[:ID_LENGTH]
+    # 20 bytes give 32 characters, of which the id is the first 26.
+    return b32encode(digest[:20]).decode().lower()[:ID_LENGTH]
 
 
 @dataclass(slots=True)

@@ -116,9 +116,11 @@ class FakeWorker:
     async def kill(self) -> None:
         """Ends without a word, as kill -9 does."""
         self.is_silent = self.is_muted = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Again and again: a cancel that meets the end of a wait_for is swallowed by it.
+        while self._tasks:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=0.1)
 
     async def beat(self) -> None:
         """Sends one heartbeat now."""

@@ -1,8 +1,8 @@
-"""Cog models without a container: project checks, schema, environment, sandbox and the real cog
-server.
+"""Cog models without a container: a library that knows no service, no gRPC and no NATS.
 
-`config.read_config` reads cog.yaml, `schema.extract_schema` derives the OpenAPI document from the
-source text, `environment.EnvironmentStore` builds the interpreter environment, `sandbox.Sandbox`
-confines the processes and `runner.CogRunner` starts the server and drives predictions. Nothing
-here knows a service, gRPC or NATS.
+In the order of use: `config.read_config` and `host.inspect_host` (what a project needs, what this
+machine has, and refusals), `schema.extract_schema` (the OpenAPI document, from the source text),
+`requirements.read_requirements` and `environment.EnvironmentStore` (the Python environment),
+`sandbox.Sandbox.probe` (what confines the processes here), `runner.CogRunner` (the real cog server,
+driven over loopback; its events are in `events`, its failures in `errors`).
 """

@@ -243,7 +243,7 @@ class ServerProcess:
         assert self._log is not None
         self.port = await self._while_running(self._log.port)
         while True:
-            health = await self._while_running(self.health())
+            health = await self._while_running(self._health_when_answered())
             if health["status"] in ("READY", "BUSY", "UNHEALTHY"):
                 if "channel closed" in str(health.get("user_healthcheck_error", "")):
                     raise SetupFailed("the model's process ended right after setup()", "")
@@ -254,6 +254,12 @@ class ServerProcess:
                 await asyncio.sleep(_LAST_WORDS_S)
                 raise SetupFailed(_setup_error(health), "")
             await asyncio.sleep(self._limits.health_poll_s)
+
+    async def _health_when_answered(self) -> dict[str, Any]:
+        # An import that holds Python for minutes is slow, not dead; the start timeout decides.
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await self.health()
 
     async def _while_running(self, awaitable: Awaitable[_Value]) -> _Value:
         """The value, or SetupFailed when the process ends first."""

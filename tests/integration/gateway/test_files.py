@@ -89,9 +89,23 @@ def test_a_broken_form_is_refused_by_field(http: httpx.Client, body: bytes, fiel
     assert answer.json()["invalid_fields"][0]["field"] == field
 
 
-def test_a_cut_form_is_refused(http: httpx.Client) -> None:
+def test_a_cut_form_stores_nothing(http: httpx.Client, gateway: GatewayProcess) -> None:
     answer = _post(http, SHAPES["curl: metadata has a type"][:-30])
-    assert answer.status_code in (400, 422)
+    assert answer.status_code == 400
+    assert gateway.doubles.storage.files.files == {}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 422),
+        ("multipart/form-data", 422),
+        ("multipart/form-data; boundary=" + "b" * 300, 400),
+    ],
+)
+def test_what_is_no_form_is_refused(http: httpx.Client, content_type: str, status: int) -> None:
+    answer = http.post("/v1/files", content=b"{}", headers={"Content-Type": content_type})
+    assert answer.status_code == status
 
 
 def test_a_file_over_the_limit_is_refused_in_replicates_words(http: httpx.Client) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 
 import httpx
 import psutil
@@ -124,6 +125,16 @@ def test_every_meaning_has_its_status(
     assert answer.json()["reason"] == error.reason
 
 
+def test_the_text_of_a_neighbours_fault_stays_in_the_log(
+    http: httpx.Client, gateway: GatewayProcess
+) -> None:
+    answer = http.get("/v1/predictions?cursor=secret")  # The double cannot read it and crashes.
+    assert (answer.status_code, answer.json()["title"]) == (500, "Internal error")
+    assert "secret" not in answer.text
+    error_id = answer.json()["detail"].split()[2].rstrip(";")
+    assert error_id in gateway.log
+
+
 def test_a_json_body_over_the_limit_is_refused_with_the_limit(http: httpx.Client) -> None:
     answer = http.post("/v1/predictions", content=b" " * (16 * 2**20 + 1))
     assert answer.status_code == 413
@@ -176,8 +187,6 @@ def test_a_restarting_service_fails_no_caller(http: httpx.Client, gateway: Gatew
                 json={"version": VERSION},
                 headers={"Authorization": f"Bearer {TOKEN}"},
             )
-            import threading
-
             answers: list[httpx.Response] = []
             thread = threading.Thread(target=lambda: answers.append(waiting.send(request)))
             thread.start()

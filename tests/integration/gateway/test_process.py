@@ -74,8 +74,8 @@ def test_a_stop_lets_requests_end_and_accounts_outlive_it(
 
             waiting = threading.Thread(target=create)
             waiting.start()
-            while not scheduler.predictions:
-                pass
+            while not http.get("/v1/predictions").json()["results"]:
+                assert waiting.is_alive()
             assert other.process is not None
             other.process.terminate()
             (prediction_id,) = scheduler.predictions
@@ -122,6 +122,12 @@ async def _revoke_and_watch(gateway: GatewayProcess, http: httpx.Client, token_i
         await bus.close()
 
 
+@contextlib.contextmanager
+def _fetch_stub(gateway: GatewayProcess) -> Iterator[fetch_pb2_grpc.FetchServiceStub]:
+    with grpc.insecure_channel(f"127.0.0.1:{gateway.own_port}") as channel:
+        yield fetch_pb2_grpc.FetchServiceStub(channel)
+
+
 class _Site(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
@@ -143,15 +149,15 @@ def test_the_mesh_fetches_users_urls_through_the_gateway(
     metadata = ((channels.MESH_KEY, MESH_KEY),)
     allowed = '["127.0.0.1/32"]'
     try:
-        with _another(gateway, tmp_path, FETCH_ALLOW_NETWORKS=allowed) as open_gateway:
-            with grpc.insecure_channel(f"127.0.0.1:{open_gateway.own_port}") as channel:
-                stub = fetch_pb2_grpc.FetchServiceStub(channel)
-                answers = list(stub.FetchUrl(request, metadata=metadata))
-                with pytest.raises(grpc.RpcError) as keyless:
-                    list(stub.FetchUrl(request))
-        with grpc.insecure_channel(f"127.0.0.1:{gateway.own_port}") as channel:
-            with pytest.raises(grpc.RpcError) as guarded:
-                list(fetch_pb2_grpc.FetchServiceStub(channel).FetchUrl(request, metadata=metadata))
+        with (
+            _another(gateway, tmp_path, FETCH_ALLOW_NETWORKS=allowed) as open_gateway,
+            _fetch_stub(open_gateway) as stub,
+        ):
+            answers = list(stub.FetchUrl(request, metadata=metadata))
+            with pytest.raises(grpc.RpcError) as keyless:
+                list(stub.FetchUrl(request))
+        with _fetch_stub(gateway) as stub, pytest.raises(grpc.RpcError) as guarded:
+            list(stub.FetchUrl(request, metadata=metadata))
     finally:
         site.shutdown()
         site.server_close()

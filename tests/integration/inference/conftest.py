@@ -14,7 +14,7 @@ import grpc
 import orjson
 import psutil
 import pytest
-from reprise.gateway.v1 import account_pb2, account_pb2_grpc, fetch_pb2, fetch_pb2_grpc
+from reprise.gateway.v1 import account_pb2, fetch_pb2, fetch_pb2_grpc
 from reprise.inference.v1 import build_pb2_grpc, events_pb2
 from reprise.scheduler.v1 import events_pb2 as scheduler_events_pb2
 from reprise.storage.v1 import model_pb2
@@ -27,29 +27,57 @@ from services.inference.cog.environment import EnvironmentStore
 from services.inference.cog.requirements import read_requirements
 from services.inference.cog_loading import read_project
 from tests.doubles.storage import FakeStorage
-from tests.servers import free_port, nats_server
+from tests.servers import NatsServer, free_port, nats_server
 
 MESH_KEY = "mesh"
 COG_PROJECTS = Path(__file__).parents[2] / "models" / "cog"
 WAIT_S = 30.0
 
 
-class FakeGateway(account_pb2_grpc.AccountServiceServicer, fetch_pb2_grpc.FetchServiceServicer):
-    """Pages by URL, accounts by token."""
+class FakeFetcher(fetch_pb2_grpc.FetchServiceServicer):
+    """Pages by URL."""
 
     def __init__(self) -> None:
         self.pages: dict[str, bytes] = {}
-        self.tokens = {"alices-token": "alice"}
 
     async def FetchUrl(self, request: Any, context: Any) -> AsyncIterator[Any]:
         if request.url not in self.pages:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the address is not public")
         yield fetch_pb2.FetchUrlResponse(chunk=self.pages[request.url], content_type="text/plain")
 
-    async def Authenticate(self, request: Any, context: Any) -> Any:
+
+class FakeAccounts:
+    """Accounts by token; answers Authenticate, the one method that services call."""
+
+    def __init__(self) -> None:
+        self.tokens = {"alices-token": "alice"}
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        method = grpc.unary_unary_rpc_method_handler(
+            self._authenticate,
+            request_deserializer=account_pb2.AuthenticateRequest.FromString,
+            response_serializer=account_pb2.AuthenticateResponse.SerializeToString,
+        )
+        service = account_pb2.DESCRIPTOR.services_by_name["AccountService"].full_name
+        handler = grpc.method_handlers_generic_handler(service, {"Authenticate": method})
+        server.add_generic_rpc_handlers((handler,))
+
+    async def _authenticate(self, request: Any, context: Any) -> Any:
         if request.token not in self.tokens:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is unknown")
         return account_pb2.AuthenticateResponse(account_id=self.tokens[request.token])
+
+
+class FakeGateway:
+    """The parts of the gateway that workers call."""
+
+    def __init__(self) -> None:
+        self.fetcher = FakeFetcher()
+        self.accounts = FakeAccounts()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        fetch_pb2_grpc.add_FetchServiceServicer_to_server(self.fetcher, server)
+        self.accounts.add_to(server)
 
 
 class SchedulerSeat:
@@ -153,6 +181,7 @@ class Mesh:
     """Everything around the worker, and the worker."""
 
     data_dir: Path
+    nats: NatsServer
     storage: FakeStorage
     gateway: FakeGateway
     scheduler: SchedulerSeat
@@ -243,8 +272,7 @@ def python_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def _neighbours(storage: FakeStorage, gateway: FakeGateway) -> AsyncIterator[int]:
     server = grpc.aio.server()
     storage.add_to(server)
-    account_pb2_grpc.add_AccountServiceServicer_to_server(gateway, server)
-    fetch_pb2_grpc.add_FetchServiceServicer_to_server(gateway, server)
+    gateway.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -291,6 +319,7 @@ async def mesh(tmp_path: Path, data_dir: Path) -> AsyncIterator[Mesh]:
         environment = passed | {f"REPRISE_INFERENCE_{name}": value for name, value in own.items()}
         mesh = Mesh(
             data_dir=data_dir,
+            nats=nats,
             storage=storage,
             gateway=gateway,
             scheduler=scheduler,

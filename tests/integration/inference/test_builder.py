@@ -1,14 +1,18 @@
 """Builds through the worker's own gRPC port, with real environments and the real cog server."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any, cast
 
 import orjson
 import pytest
-from reprise.inference.v1 import build_pb2
+from reprise.inference.v1 import build_pb2, build_pb2_grpc
 from reprise.storage.v1 import model_pb2
 
 from services.chassis.errors import InvalidInput
-from tests.integration.inference.conftest import COG_PROJECTS, Mesh
+from tests.integration.inference.conftest import COG_PROJECTS, WAIT_S, Mesh
 from tests.models import onnx_builders
 
 
@@ -20,8 +24,6 @@ async def build(
     request = build_pb2.BuildVersionRequest(kind=kind, files=files, account_id="alice")
     steps: list[str] = []
     peer = mesh.peer()
-    from reprise.inference.v1 import build_pb2_grpc
-
     stub = build_pb2_grpc.BuildServiceStub(peer.channel)
     built = None
     async for answer in peer.stream(stub.BuildVersion, request):
@@ -114,3 +116,22 @@ async def test_a_broken_onnx_file_is_refused(mesh: Mesh, tmp_path: Path) -> None
     with pytest.raises(InvalidInput):
         await build(mesh, files, model_pb2.VERSION_KIND_ENGINE)
     assert nothing_is_left(mesh)
+
+
+async def test_a_build_whose_caller_goes_away_ends_and_leaves_nothing(mesh: Mesh) -> None:
+    await mesh.start_worker()
+    request = build_pb2.BuildVersionRequest(
+        kind=model_pb2.VERSION_KIND_COG,
+        files=mesh.put_files(COG_PROJECTS / "slow_setup"),
+        account_id="alice",
+    )
+    peer = mesh.peer()
+    stub = build_pb2_grpc.BuildServiceStub(peer.channel)
+    answers = cast("AsyncGenerator[Any, None]", peer.stream(stub.BuildVersion, request))
+    async with aclosing(answers):
+        async for answer in answers:
+            if answer.step == "starting the model once":
+                break
+    async with asyncio.timeout(WAIT_S):
+        while not nothing_is_left(mesh):
+            await asyncio.sleep(0.02)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -19,7 +20,7 @@ from tests.integration.inference.conftest import Mesh, lease
 from tests.models import onnx_builders
 
 ID = "e" * 26
-SCHEMA = {"components": {"schemas": {"Input": {"properties": {}}, "Output": {}}}}
+SCHEMA: dict[str, Any] = {"components": {"schemas": {"Input": {"properties": {}}, "Output": {}}}}
 TOKEN = (("authorization", "Bearer alices-token"),)
 
 
@@ -129,7 +130,7 @@ async def test_clients_of_the_open_inference_protocol_are_answered(
 
 async def test_the_tensor_port_refuses_what_it_must(mesh: Mesh, tmp_path: Path) -> None:
     register_engine(mesh, tmp_path)
-    mesh.gateway.tokens["bobs-token"] = "bob"
+    mesh.gateway.accounts.tokens["bobs-token"] = "bob"
     mesh.register_cog("text_echo")
     await mesh.start_worker()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{mesh.oip_port}") as channel:

@@ -1,6 +1,7 @@
 """A worker process against a real NATS server and the real cog server."""
 
 import asyncio
+import shutil
 import signal
 
 import orjson
@@ -208,7 +209,7 @@ async def test_an_idle_replica_gives_way_where_only_one_has_room(mesh: Mesh) -> 
 async def test_a_stored_file_and_a_url_reach_the_model_as_files(mesh: Mesh) -> None:
     version_id = mesh.register_cog("file_input")
     stored = mesh.storage.files.put(b"twelve bytes", content_type="text/plain")
-    mesh.gateway.pages["https://example.org/a.txt"] = b"123"
+    mesh.gateway.fetcher.pages["https://example.org/a.txt"] = b"123"
     await mesh.start_worker()
     await mesh.scheduler.grant(
         lease("a" * 26, version_id, {"document": f"reprise-file:{stored.id}"}),
@@ -299,3 +300,21 @@ async def test_a_frozen_worker_stops_its_heartbeat(mesh: Mesh) -> None:
     finally:
         mesh.process.send_signal(signal.SIGCONT)
     await mesh.scheduler.until(lambda: bool(mesh.scheduler.workers))
+
+
+async def test_a_worker_outlives_its_nats_server_and_reports_what_ended_meanwhile(
+    mesh: Mesh,
+) -> None:
+    version_id = mesh.register_cog("sleeping")
+    await mesh.start_worker()
+    await mesh.scheduler.grant(lease(ID, version_id, {"seconds": 0.5}))
+    await mesh.scheduler.until(lambda: "asleep" in mesh.scheduler.logs(ID))
+    mesh.nats.kill()
+    shutil.rmtree(mesh.nats.folder)
+    await mesh.nats.start()
+    completed = await mesh.scheduler.completed(ID)
+    assert completed.outcome == events_pb2.RUN_OUTCOME_SUCCEEDED
+    mesh.scheduler.workers.clear()
+    await mesh.scheduler.until(lambda: bool(mesh.scheduler.workers))
+    await mesh.scheduler.grant(lease("q" * 26, version_id, {"seconds": 0}))
+    await mesh.scheduler.completed("q" * 26)

@@ -92,7 +92,7 @@ class SchedulerProcess:
             "DATABASE_URL": self.database_url,
             "STORAGE_TARGET": neighbours,
             "BILLING_TARGET": neighbours,
-            "HEARTBEAT_TIMEOUT_S": "1.2",
+            "HEARTBEAT_TIMEOUT_S": "2.5",
             "LEASE_RESEND_AFTER_S": "0.3",
             "REPLICA_SHARE_S": "0.3",
             "SETTLEMENT_DELAY_S": "0.01",

@@ -134,7 +134,9 @@ class FakeVersions:
 
 
 def version(version_id: str) -> Version:
-    schema = {"components": {"schemas": {"Input": {"properties": {}}, "Output": {}}}}
+    schema: dict[str, Any] = {
+        "components": {"schemas": {"Input": {"properties": {}}, "Output": {}}}
+    }
     spec = model_pb2.VersionSpec(version_id=version_id, is_iterator=version_id.startswith("iter"))
     return Version(spec=spec, shapes=read_shapes(schema))
 

@@ -15,7 +15,7 @@ def engine(digest: str) -> Engine:
         backend="openvino",
         target=Target(),
         max_batch_size=1,
-        parity=ParityReport(tolerance=1e-4, tensors=()),
+        parity=ParityReport(()),
     )
 
 

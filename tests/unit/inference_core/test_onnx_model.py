@@ -43,10 +43,13 @@ async def test_equal_models_have_equal_digests_whoever_made_them(tmp_path: Path)
     assert (await load(path)).digest == (await load(tmp_path / "b.onnx")).digest
 
 
-async def test_a_weight_listed_as_an_input_is_no_input(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ir_version", [3, 8, onnx.IR_VERSION])
+async def test_a_weight_listed_as_an_input_is_no_input(tmp_path: Path, ir_version: int) -> None:
     path = onnx_builders.mlp(tmp_path / "model.onnx")
     proto = onnx.load_model(path)
+    proto.ir_version = ir_version
     proto.graph.input.append(onnx_builders.value("first", [16, 32]))
+    proto.graph.input.append(onnx_builders.value("second", [32, 4]))
     path.write_bytes(proto.SerializeToString())
     model = await load(path)
     assert [spec.name for spec in model.signature.inputs] == ["x"]

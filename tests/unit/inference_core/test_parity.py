@@ -77,6 +77,19 @@ def test_errors_are_relative_to_the_largest_magnitude(
     assert report.has_passed is (error == 0)
 
 
+@pytest.mark.parametrize(("name", "passes"), [("float16", True), ("float32", False)])
+def test_half_precision_is_not_held_to_more_than_it_can_say(name: str, passes: bool) -> None:
+    expected = np.array([2.0], name)
+    actual = np.array([2.002], name)
+    assert compare([{"y": expected}], [{"y": actual}], tolerance=1e-5).has_passed is passes
+
+
+def test_a_tensor_without_axes_is_compared() -> None:
+    report = compare([{"y": np.array(2.0)}], [{"y": np.array(3.0)}], tolerance=1e-4)
+    assert report.tensors[0].error == 0.5
+    assert report.tensors[0].index == ()
+
+
 def test_integers_must_be_equal() -> None:
     report = compare([{"y": np.arange(4)}], [{"y": np.array([0, 1, 9, 3])}], tolerance=1e-4)
     assert report.tensors[0].error == 0.25

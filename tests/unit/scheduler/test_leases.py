@@ -1,6 +1,12 @@
 """Reconciliation of a worker's report with the books."""
 
-from services.scheduler.leases import RESEND_COUNT_MAX, Grant, LeaseKey, reconcile
+from services.scheduler.leases import (
+    RESEND_COUNT_MAX,
+    Grant,
+    LeaseKey,
+    Reconciliation,
+    reconcile,
+)
 
 KEY = LeaseKey("p", 1)
 
@@ -29,7 +35,7 @@ def test_a_grant_missing_twice_is_sent_again_and_in_the_end_lost() -> None:
 def test_a_grant_that_is_listed_again_starts_anew() -> None:
     grant = Grant("v", granted_at=0.0, resend_count=2, missing_since=1.0)
     result = reconcile(granted={KEY: grant}, revoked=(), held=[KEY], now=9, resend_after_s=1.5)
-    assert not (result.resend or result.lost or result.revoke)
+    assert result == Reconciliation()
     assert grant.missing_since is None
     assert grant.resend_count == 0
 
