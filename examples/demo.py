@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,38 +76,34 @@ def show_run(demo: Demo, version: str, folder: Path) -> None:
     # Imported late: the client reads its environment when it is imported.
     import replicate
 
-    say(f'>>> replicate.run("local/{demo.name}", input={{...}})')
+    say(f'>>> replicate.predictions.create(version="{version[:12]}…", input={demo.inputs})')
     files = {key: value for key, value in demo.inputs.items() if isinstance(value, Path)}
     opened = {key: (ROOT / value).open("rb") for key, value in files.items()}
     prediction = replicate.predictions.create(version=version, input=demo.inputs | opened)
-    for piece in follow(prediction):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
+    is_streamed = "stream" in prediction.urls
+    if is_streamed:
+        show_stream(prediction)
+    else:
+        prediction.wait()
     if prediction.status != "succeeded":
         raise SystemExit(f"{demo.name} {prediction.status}: {prediction.error}")
-    show_output(prediction.output, folder)
+    if not is_streamed:
+        show_output(prediction.output, folder)
     show_cost(prediction.id)
 
 
-def follow(prediction: Any) -> Iterator[str]:
-    """Text as it comes; logs for a model that returns everything at once."""
-    shown = 0
-    while prediction.status not in ("succeeded", "failed", "canceled"):
-        time.sleep(POLL_S)
-        prediction.reload()
-        if isinstance(prediction.output, list):
-            yield from prediction.output[shown:]
-            shown = len(prediction.output)
-    if shown:
-        yield "\n"
+def show_stream(prediction: Any) -> None:
+    """Shows the text as it comes, by server-sent events."""
+    for event in prediction.stream():
+        sys.stdout.write(str(event))
+        sys.stdout.flush()
+    say("")
+    prediction.reload()
 
 
 def show_output(output: Any, folder: Path) -> None:
     from replicate.helpers import transform_output
 
-    if isinstance(output, list) and all(isinstance(item, str) for item in output):
-        say("".join(output))
-        return
     output = transform_output(output, None)
     if hasattr(output, "read"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ from services.gateway.app import App
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+# Event streams hold a connection each.
+CONNECTION_COUNT_MAX = 8192
 
 
 class _Granian(Server):
@@ -64,6 +66,7 @@ class HttpServer:
             http1_settings=HTTP1Settings(header_read_timeout=30_000),
             websockets=False,
             backlog=BACKLOG,
+            backpressure=CONNECTION_COUNT_MAX,
             log_enabled=False,
             ssl_cert=tls_cert,
             ssl_key=tls_key,

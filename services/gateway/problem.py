@@ -34,6 +34,7 @@ _BY_REASON: dict[str, tuple[int, str]] = {
     "INSUFFICIENT_CREDIT": (402, "Insufficient credit"),
     "TOO_LARGE": (413, "Too large"),
     "FILE_TOO_LARGE": (413, "File too large"),
+    "BODY_TIMEOUT": (408, "Request timeout"),
     "MALFORMED_BODY": (400, "Malformed body"),
     "INVALID_VERSION": (422, "Invalid version or not permitted"),
 }
@@ -43,6 +44,11 @@ _FILE_TOO_LARGE = "Files must be less than {limit} in size"
 def too_large(message: str) -> errors.ResourceExhausted:
     """The body is larger than its limit, which the message names."""
     return errors.ResourceExhausted(message, reason="TOO_LARGE")
+
+
+def body_timeout(pause_s: float) -> errors.Unavailable:
+    """The body stopped coming."""
+    return errors.Unavailable(f"No part of the body came for {pause_s:g} s.", reason="BODY_TIMEOUT")
 
 
 def file_too_large(limit_bytes: int) -> errors.ResourceExhausted:
@@ -86,8 +92,8 @@ def answer_of(error: RepriseError) -> tuple[int, list[tuple[bytes, bytes]], byte
     headers = [CONTENT_TYPE, (b"cache-control", b"no-store")]
     if status in (429, 503):
         headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
-    if status == 409:
-        # Some clients repeat each 409; ours never goes away by itself.
+    if status in (409, 501):
+        # Some clients repeat these; ours never go away by themselves.
         headers.append((b"x-should-retry", b"false"))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

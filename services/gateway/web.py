@@ -16,6 +16,8 @@ NO_STORE: Header = (b"cache-control", b"no-store")
 
 # How long a refused body is read and thrown away, so that its sender gets to read the refusal.
 LINGER_S = 5.0
+# The longest pause within a body; slower senders hold no place.
+BODY_PAUSE_MAX_S = 60.0
 
 
 class Disconnected(Exception):
@@ -79,7 +81,11 @@ class Exchange:
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes."""
         while not self._is_body_read:
-            message = await self._receive()
+            try:
+                async with asyncio.timeout(BODY_PAUSE_MAX_S):
+                    message = await self._receive()
+            except TimeoutError:
+                raise problem.body_timeout(BODY_PAUSE_MAX_S) from None
             if message["type"] == "http.disconnect":
                 raise Disconnected
             self._is_body_read = not message.get("more_body")

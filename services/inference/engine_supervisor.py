@@ -152,6 +152,12 @@ class EngineHost:
         except Unavailable:
             await host.wait_if_dying()
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if host.is_alive or (task is not None and task.cancelling()):
+                raise
+            # Not this task was cancelled but the call, by the end of its channel.
+            raise HostDied(host.process.returncode or 0) from None
         return answer
 
     async def stop(self) -> None:
@@ -236,7 +242,8 @@ class EngineHost:
 
     async def _watch_over(self, host: _HostProcess) -> None:
         status = await host.process.wait()
-        await host.peer.channel.close()
+        # Calls in flight see the end of their connection; closing at once would cancel them.
+        await host.peer.channel.close(_DYING_S)
         log.error("engine host died", extra={"event": "engine_host_died", "exit_status": status})
         if not self._wanted or self._is_stopped:
             return

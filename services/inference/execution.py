@@ -104,6 +104,7 @@ class Run:
         self._has_entered_model = False
         self._left_model = asyncio.Event()
         self._run_us = 0
+        self._stalled_s = 0.0
         self._log_bytes = 0
         self._metrics: str | None = None
 
@@ -211,7 +212,7 @@ class Run:
         except RunnerCrashed as error:
             raise self._crashed(replica, error) from error
         finally:
-            elapsed_s = time.perf_counter() - started_at
+            elapsed_s = time.perf_counter() - started_at - self._stalled_s
             self._run_us = int(elapsed_s * 1_000_000)
             _RUN_SECONDS.observe(elapsed_s)
             self._replica = None
@@ -229,11 +230,11 @@ class Run:
             async for event in events:
                 if isinstance(event, Log):
                     self._log(event.text)
-                    await self._bench.reporter.wait_for_room()
+                    await self._wait_for_room()
                 elif isinstance(event, Output) and is_iterator:
                     item = await self._output(event.chunk, version.shapes.item)
                     self._note(self._journal.output(item), is_urgent=True)
-                    await self._bench.reporter.wait_for_room()
+                    await self._wait_for_room()
                 elif isinstance(event, Completed):
                     return event
         raise RunnerCrashed("the model's server ended the prediction without a result")
@@ -250,6 +251,14 @@ class Run:
                 events_pb2.BLAME_MODEL,
             )
         return text
+
+    async def _wait_for_room(self) -> None:
+        reporter = self._bench.reporter
+        if not reporter.has_room:
+            # Nobody takes the reports: that time is not the model's.
+            stalled_at = time.perf_counter()
+            await reporter.wait_for_room()
+            self._stalled_s += time.perf_counter() - stalled_at
 
     def _log(self, text: str) -> None:
         room = self._bench.limits.log_max_bytes - self._log_bytes

@@ -7,6 +7,7 @@ carry an API token and share the engine's slots with predictions; they are not b
 import asyncio
 import importlib.metadata
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _INFER_SECONDS = Histogram("reprise_infer_seconds", "Time of one call of the ten
 _SERVICE_NAME = "inference.GRPCInferenceService"
 _PLATFORM = "reprise"
 _STOP_GRACE_S = 2.0
+_CALL_COUNT_MAX = 1024
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Answer = TypeVar("Answer")
@@ -163,7 +165,8 @@ class OpenInferenceServer:
                 ("grpc.max_receive_message_length", MESSAGE_SIZE_MAX),
                 ("grpc.max_send_message_length", MESSAGE_SIZE_MAX),
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
+            maximum_concurrent_rpcs=_CALL_COUNT_MAX,
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, server)
         reflection.enable_server_reflection([_SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -178,13 +181,26 @@ class OpenInferenceServer:
 
 
 async def _answer(context: Context, work: Awaitable[Answer]) -> Answer:
+    shown: RepriseError
     try:
         return await work
+    except (Internal, LookupError, ValueError, TypeError, AssertionError) as error:
+        shown = _hidden(error)
     except RepriseError as error:
-        hidden = Internal("the engine failed") if isinstance(error, Internal) else error
-        context.set_trailing_metadata(((errors.DETAILS_KEY, errors.to_details(hidden)),))
-        await context.abort(hidden.status, hidden.message)
-        raise AssertionError("abort raises") from error
+        shown = error
+    context.set_trailing_metadata(((errors.DETAILS_KEY, errors.to_details(shown)),))
+    await context.abort(shown.status, shown.message)
+    raise AssertionError("abort raises")
+
+
+def _hidden(error: Exception) -> Internal:
+    error_id = secrets.token_hex(6)
+    log.error(
+        "tensor call failed by a fault of ours",
+        exc_info=error,
+        extra={"event": "tensor_call_failed", "error_id": error_id},
+    )
+    return Internal(f"internal error {error_id}; the operator finds it in the logs by this id")
 
 
 def _metadata(spec: engine_pb2.TensorSpec) -> oip.ModelMetadataResponse.TensorMetadata:

@@ -63,10 +63,13 @@ class Reporter:
         if not self._journals:
             self._wake.set()
 
+    @property
+    def has_room(self) -> bool:
+        return self._has_room.is_set()
+
     async def wait_for_room(self) -> None:
         """Returns while the backlog is within its bound: models must not outrun the scheduler."""
-        if not self._has_room.is_set():
-            await self._has_room.wait()
+        await self._has_room.wait()
 
     async def wait_until_idle(self) -> None:
         """Returns once everything noted was acknowledged."""

@@ -77,6 +77,7 @@ async def main() -> None:
         dispatcher=dispatcher,
         runs=runs,
         settlements=settlements,
+        bus=bus,
     )
     intake = Intake(
         settings=settings,

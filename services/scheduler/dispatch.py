@@ -4,9 +4,11 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
+import nats.errors
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from reprise.scheduler.v1 import events_pb2, prediction_pb2
 from reprise.wire.v1 import json_pb2
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # Weight of the newest run in a version's mean run time.
 _MEAN_WEIGHT = 0.2
+# Characters of input in one message of several leases; a larger input travels alone.
+_MESSAGE_INPUT_MAX = 256 * 1024
 # Leases written in one commit.
 _GRANT_BATCH_MAX = 256
 
@@ -94,26 +98,42 @@ class Dispatcher:
             await self._request_replicas()
 
     async def send_leases(self, leased: Iterable[PredictionRecord]) -> None:
-        """Sends committed leases, one event per worker."""
-        by_worker: dict[str, list[events_pb2.Lease]] = defaultdict(list)
+        """Sends committed leases, batched per worker within the size of a message."""
+        by_worker: dict[str, list[PredictionRecord]] = defaultdict(list)
         for record in leased:
             live = self._predictions.get(record.id)
             # Canceled during the commit: the worker need not hear of it.
             if live is not None and not live.is_ending and record.worker_id is not None:
-                by_worker[record.worker_id].append(to_lease(record))
-        for worker_id, leases in by_worker.items():
-            await self._bus.publish(events_pb2.LeasesGranted(leases=leases), to=worker_id)
+                by_worker[record.worker_id].append(record)
+        for worker_id, records in by_worker.items():
+            for batch in _batches(records):
+                leases = [to_lease(record) for record in batch]
+                await self._send(events_pb2.LeasesGranted(leases=leases), worker_id)
 
     async def send_replica_request(self, worker_id: str, version_id: str, owner: str) -> None:
         request = events_pb2.ReplicaRequested(version_id=version_id, account_id=owner)
-        await self._bus.publish(request, to=worker_id)
+        await self._send(request, worker_id)
 
     async def send_revocation(self, worker_id: str, key: LeaseKey, reason: str) -> None:
-        """Tells a worker to stop; when it is not heard, its next report brings it again."""
         revocation = events_pb2.LeaseRevoked(
             prediction_id=key.prediction_id, attempt=key.attempt, reason=reason
         )
-        await self._bus.publish(revocation, to=worker_id)
+        await self._send(revocation, worker_id)
+
+    async def _send(self, event: Message, worker_id: str) -> None:
+        """Best effort: what is not heard comes again after the worker's next report."""
+        try:
+            await self._bus.publish(event, to=worker_id)
+        except nats.errors.Error as error:
+            log.warning(
+                "message to a worker not sent",
+                extra={
+                    "event": "worker_message_not_sent",
+                    "worker_id": worker_id,
+                    "message_type": event.DESCRIPTOR.name,
+                    "why": repr(error),
+                },
+            )
 
     def _take_leases(self) -> list[LivePrediction]:
         leased: list[LivePrediction] = []
@@ -205,6 +225,18 @@ class Dispatcher:
                 to = replica.yields_to
                 if to and (self._backlog.first(to) is None or self._fleet.has_ready(to)):
                     replica.yields_to = None
+
+
+def _batches(records: Sequence[PredictionRecord]) -> Iterator[list[PredictionRecord]]:
+    batch: list[PredictionRecord] = []
+    size = 0
+    for record in records:
+        if batch and size + len(record.input) > _MESSAGE_INPUT_MAX:
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += len(record.input)
+    yield batch
 
 
 def to_lease(record: PredictionRecord) -> events_pb2.Lease:

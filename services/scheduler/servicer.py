@@ -12,11 +12,11 @@ from reprise.scheduler.v1 import (
     prediction_pb2_grpc,
 )
 
-from services.chassis.errors import NotFound
+from services.chassis.errors import FieldViolation, InvalidInput, NotFound
 from services.chassis.paging import bounded_page_size, decode_cursor, encode_cursor
 from services.chassis.server import caller
 from services.scheduler import event_stream
-from services.scheduler.admission import read_request, to_record
+from services.scheduler.admission import Application, read_request, to_record
 from services.scheduler.dispatch import Dispatcher
 from services.scheduler.fleet import Fleet
 from services.scheduler.intake import Intake
@@ -25,11 +25,13 @@ from services.scheduler.record import PredictionRecord, timed_out_wait, to_messa
 from services.scheduler.runs import Runs
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import Page, PredictionStore
-from services.scheduler.versions import Versions
+from services.scheduler.versions import KnownVersion, Versions, invalid_version
 
 PAGE_SIZE = 100
 # Watchers look up this often even when nothing is told to them.
 _WATCH_PERIOD_S = 30.0
+# Characters of an input that takes noticeable time to check.
+_LARGE_INPUT = 256 * 1024
 _HARDWARE_NAMES = {"cpu": "CPU"}
 
 
@@ -66,12 +68,12 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
             request_id=who.request_id,
             settings=self._settings,
         )
+        if not self._is_known(application.prediction_id):
+            version = await self._resolve(application, is_named_by_path=not request.version)
+            # A repeat may have been faster meanwhile.
+            if not self._is_known(application.prediction_id):
+                await self._apply(application, version)
         live = self._predictions.get(application.prediction_id)
-        if live is None and application.prediction_id not in self._intake:
-            version = await self._versions.resolve(who.account_id, application.reference)
-            live = self._predictions.get(application.prediction_id)
-            if live is None and application.prediction_id not in self._intake:
-                self._intake.apply(to_record(application, version, self._settings))
         if live is None:
             # Shielded: a caller that goes away cancels nothing.
             live = await asyncio.shield(self._intake.outcome(application.prediction_id))
@@ -153,6 +155,26 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         ):
             yield event
 
+    async def _resolve(self, application: Application, *, is_named_by_path: bool) -> KnownVersion:
+        try:
+            return await self._versions.resolve(application.account_id, application.reference)
+        except (NotFound, InvalidInput) as error:
+            if is_named_by_path:
+                raise
+            raise invalid_version(error.message) from error
+
+    def _is_known(self, prediction_id: str) -> bool:
+        return prediction_id in self._predictions or prediction_id in self._intake
+
+    async def _apply(self, application: Application, version: KnownVersion) -> None:
+        if len(application.input) < _LARGE_INPUT:
+            self._intake.apply(to_record(application, version, self._settings))
+            return
+        # A large input is checked beside the loop that everybody else needs.
+        record = await asyncio.to_thread(to_record, application, version, self._settings)
+        if not self._is_known(record.id):
+            self._intake.apply(record)
+
     async def _find(self, prediction_id: str, account_id: str) -> LivePrediction:
         live = self._predictions.get(prediction_id)
         if live is None:
@@ -226,7 +248,7 @@ def _ended(stored: PredictionRecord | None) -> LivePrediction:
 
 def _page_of(request: prediction_pb2.ListPredictionsRequest, account_id: str) -> Page:
     size = bounded_page_size(request.page_size, default=PAGE_SIZE, maximum=PAGE_SIZE)
-    cursor = decode_cursor(request.page_token)
+    cursor = _read_cursor(request)
     position = (int(cursor["at"]), str(cursor["id"])) if cursor else None
     return Page(
         account_id=account_id,
@@ -238,6 +260,19 @@ def _page_of(request: prediction_pb2.ListPredictionsRequest, account_id: str) ->
         position=position,
         is_backward=bool(cursor.get("back", 0)),
     )
+
+
+def _read_cursor(
+    request: prediction_pb2.ListPredictionsRequest,
+) -> dict[str, str | int]:
+    cursor = decode_cursor(request.page_token)
+    numbers = (cursor.get(name, 0) for name in ("at", "after", "before", "back"))
+    is_ours = "at" in cursor and "id" in cursor and all(isinstance(item, int) for item in numbers)
+    if cursor and not is_ours:
+        text = "not a cursor of this list; take it from the page before"
+        violation = FieldViolation("page_token", text, "invalid")
+        raise InvalidInput(f"page_token: {text}", fields=[violation])
+    return cursor
 
 
 def _micros(
@@ -258,7 +293,7 @@ def _cursor(
     is_backward: bool,
 ) -> str:
     """The filters travel in the cursor: clients follow it without repeating them."""
-    kept = decode_cursor(request.page_token)
+    kept = _read_cursor(request)
     position: dict[str, str | int] = {"at": record.created_at, "id": record.id}
     for name, field in (("after", "created_after"), ("before", "created_before")):
         value = _micros(kept.get(name), request, field)

@@ -50,7 +50,7 @@ class SchedulerSettings(ServiceSettings):
     peer_timeout_s: float = 10.0
     """How long storage and billing may take to answer."""
     hold_delay_s: float = 0.002
-    """How long creates collect before they are held together, while at least hold_delay_from run."""
+    """How long creates collect before they are held together, once many predictions are open."""
     hold_delay_from: int = 8
     """With fewer open predictions than this, each create is held at once."""
     hold_batch_size_max: int = 256

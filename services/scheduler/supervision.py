@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import time
+from collections import deque
 
 from reprise.inference.v1 import events_pb2
 
+from services.chassis.bus import Bus
+from services.chassis.errors import Unavailable
 from services.scheduler import metrics
 from services.scheduler.backlog import Backlog
 from services.scheduler.dispatch import Dispatcher
@@ -17,6 +20,9 @@ from services.scheduler.settings import SchedulerSettings
 from services.scheduler.settlement import Settlements
 
 log = logging.getLogger(__name__)
+
+_STALL_S = 1.0
+_REPLACED_MAX = 1000
 
 
 class Supervision:
@@ -32,6 +38,7 @@ class Supervision:
         dispatcher: Dispatcher,
         runs: Runs,
         settlements: Settlements,
+        bus: Bus,
     ) -> None:
         self._settings = settings
         self._predictions = predictions
@@ -40,21 +47,36 @@ class Supervision:
         self._dispatcher = dispatcher
         self._runs = runs
         self._settlements = settlements
+        self._bus = bus
+        # Since when reports come through without a break (monotonic); None while they do not.
+        self._heard_since: float | None = None
+        # They never come back, or two processes would take each other's leases for ever.
+        self._replaced: deque[str] = deque(maxlen=_REPLACED_MAX)
 
     async def worker_reported(self, report: events_pb2.WorkerReported) -> None:
         """Takes over a heartbeat and heals what differs."""
         now = time.monotonic()
+        if report.worker_id in self._replaced:
+            await self._silence(report)
+            return
         is_new = report.worker_id not in self._fleet.workers
         worker = self._fleet.adopt(report.worker_id, now)
         worker.update(report, now)
         if is_new:
             log.info("worker connected", extra=_about(worker, "worker_connected"))
         for predecessor in self._fleet.predecessors(worker):
+            self._replaced.append(predecessor.worker_id)
             await self._lose_worker(predecessor, "replaced")
         held = [LeaseKey(lease.prediction_id, lease.attempt) for lease in report.leases]
         await self._reconcile(worker, held, now)
         await self._settle_replicas(worker, now)
         self._dispatcher.kick()
+
+    async def _silence(self, report: events_pb2.WorkerReported) -> None:
+        """A process that another one has replaced woke up: its runs must stop."""
+        for lease in report.leases:
+            key = LeaseKey(lease.prediction_id, lease.attempt)
+            await self._dispatcher.send_revocation(report.worker_id, key, "replaced")
 
     async def worker_stopped(self, worker_id: str) -> None:
         """A worker left in good order."""
@@ -66,9 +88,13 @@ class Supervision:
         """Looks for silent workers and overdue runs."""
         period_s = min(1.0, self._settings.heartbeat_timeout_s / 4)
         while True:
+            before = time.monotonic()
             await asyncio.sleep(period_s)
-            now = time.monotonic()
-            for worker in self._fleet.silent(now, self._settings.heartbeat_timeout_s):
+            if time.monotonic() - before > period_s + _STALL_S:
+                # This process stood still: what workers said meanwhile is yet to be read.
+                self._heard_since = None
+            await self._listen(period_s)
+            for worker in self._silent_workers():
                 await self._lose_worker(worker, "silent")
             for worker in list(self._fleet.workers.values()):
                 await self._stop_overdue(worker)
@@ -77,6 +103,25 @@ class Supervision:
             metrics.OPEN.set(len(self._predictions))
             metrics.WORKERS.set(len(self._fleet.workers))
             metrics.UNSETTLED.set(len(self._settlements))
+
+    async def _listen(self, timeout_s: float) -> None:
+        """An empty report to ourselves: while it does not come through, nobody's would."""
+        try:
+            await self._bus.request(events_pb2.RunsReported(), timeout_s)
+        except Unavailable:
+            if self._heard_since is not None:
+                log.warning("bus is silent", extra={"event": "bus_silent"})
+            self._heard_since = None
+        else:
+            if self._heard_since is None:
+                self._heard_since = time.monotonic()
+
+    def _silent_workers(self) -> list[Worker]:
+        """Workers whose reports would have come through, and did not."""
+        now, timeout_s = time.monotonic(), self._settings.heartbeat_timeout_s
+        if self._heard_since is None or now - self._heard_since < timeout_s:
+            return []
+        return self._fleet.silent(now, timeout_s)
 
     async def _lose_worker(self, worker: Worker, reason: str) -> None:
         del self._fleet.workers[worker.worker_id]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reprise.storage.v1 import model_pb2, model_pb2_grpc
 
 from services.chassis.channels import Peer
-from services.chassis.errors import FieldViolation, InvalidInput, NotFound
+from services.chassis.errors import FieldViolation, InvalidInput
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.validation import InputSchema
 
@@ -53,7 +53,7 @@ class Versions:
         self._resolving: dict[_CacheKey, asyncio.Lock] = {}
 
     async def resolve(self, account_id: str, reference: str) -> KnownVersion:
-        """The version behind a reference, if this account may see it."""
+        """The version behind a reference; NotFound also for what this account may not see."""
         key = _CacheKey(account_id, reference)
         found = self._find(key)
         if found is not None:
@@ -80,12 +80,9 @@ class Versions:
         request = model_pb2.ResolveVersionRequest(
             reference=key.reference, account_id=key.account_id
         )
-        try:
-            response = await self._storage.call(
-                self._models.ResolveVersion, request, timeout_s=self._settings.peer_timeout_s
-            )
-        except (NotFound, InvalidInput) as error:
-            raise invalid_version(error.message) from error
+        response = await self._storage.call(
+            self._models.ResolveVersion, request, timeout_s=self._settings.peer_timeout_s
+        )
         version = await self._compile(response.spec)
         is_latest = "/" in key.reference and ":" not in key.reference
         ttl_s = self._settings.latest_version_ttl_s

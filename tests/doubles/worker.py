@@ -182,7 +182,9 @@ class FakeWorker:
                 self.deaf_to_grants -= 1
                 continue
             key = (lease.prediction_id, lease.attempt)
-            if key in self._done or lease.prediction_id in self.runs:
+            held = self.runs.get(lease.prediction_id)
+            # A later attempt may come before the end of the earlier one is acknowledged.
+            if key in self._done or (held and held.lease.attempt >= lease.attempt):
                 continue
             run = self.runs[lease.prediction_id] = Run(self, lease)
             self._spawn(self._execute(run))
@@ -237,8 +239,13 @@ class FakeWorker:
                 self.report(run, completed=completed)
         self._done.add((lease.prediction_id, lease.attempt))
         if is_free:
-            self.runs.pop(lease.prediction_id, None)
+            self._let_go(lease.prediction_id, lease.attempt)
             await self.beat()
+
+    def _let_go(self, prediction_id: str, attempt: int) -> None:
+        run = self.runs.get(prediction_id)
+        if run is not None and run.lease.attempt == attempt:
+            del self.runs[prediction_id]
 
     async def _heartbeat(self) -> None:
         while True:
@@ -254,7 +261,7 @@ class FakeWorker:
             for event in batch:
                 # Held until its end is stored: a heartbeat before that still lists it.
                 if event.HasField("completed"):
-                    self.runs.pop(event.prediction_id, None)
+                    self._let_go(event.prediction_id, event.attempt)
 
     async def send(self, events: Iterable[events_pb2.RunEvent]) -> None:
         """Sends one batch until it is answered."""

@@ -172,11 +172,11 @@ class SchedulerProcess:
         wait_s: float = 0,
         account_id: str = "bob",
         request_id: str = "",
-        version: str = "",
+        version: str | None = None,
         **fields: Any,
     ) -> prediction_pb2.Prediction:
         request = prediction_pb2.CreatePredictionRequest(
-            version=version or self.spec.version_id, **fields
+            version=self.spec.version_id if version is None else version, **fields
         )
         request.input.text = input_text
         if wait_s:

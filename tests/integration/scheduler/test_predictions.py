@@ -15,6 +15,7 @@ from reprise.scheduler.v1 import (
 )
 
 from services.chassis.errors import InvalidInput, NotFound, ResourceExhausted
+from services.chassis.paging import encode_cursor
 from tests.doubles.worker import Run, failed, succeeded
 from tests.integration.scheduler.process import (
     CANCELED,
@@ -152,6 +153,8 @@ async def test_bad_requests_name_their_field(scheduler: SchedulerProcess) -> Non
     with pytest.raises(InvalidInput) as caught:
         await scheduler.create(version="nobody/nothing")
     assert caught.value.reason == "INVALID_VERSION"
+    with pytest.raises(NotFound):
+        await scheduler.create(version="", model_owner="nobody", model_name="nothing")
     scheduler.storage.models.register("alice/secret", is_private=True)
     with pytest.raises(InvalidInput):
         await scheduler.create("{}", version="alice/secret")
@@ -345,6 +348,11 @@ async def test_lists_go_forth_and_back_with_their_filters(scheduler: SchedulerPr
     assert [item.id for item in back.predictions] == pages[1]
     with pytest.raises(NotFound):
         await scheduler.get(ids[0], account_id="carol")
+    request.page_token = encode_cursor({"at": "yesterday", "id": "x"})
+    with pytest.raises(InvalidInput, match="page_token"):
+        await scheduler.peer().call(
+            scheduler.stub().ListPredictions, request, timeout_s=10, account_id="bob"
+        )
 
 
 async def test_ended_predictions_are_published(scheduler: SchedulerProcess) -> None:

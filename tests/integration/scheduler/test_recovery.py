@@ -1,7 +1,9 @@
 """What remains of predictions when workers, the scheduler or NATS die, or messages go astray."""
 
 import asyncio
+import signal
 
+import pytest
 from reprise.inference.v1 import events_pb2
 from reprise.scheduler.v1 import events_pb2 as scheduler_events_pb2
 from reprise.wire.v1 import json_pb2
@@ -223,6 +225,82 @@ async def test_many_predictions_survive_kills_of_everything(scheduler: Scheduler
     rows = scheduler.rows("SELECT count(*) FROM predictions WHERE completed_at IS NOT NULL")
     assert rows[0][0] == 60
     assert set(scheduler.billing.receipts) == {prediction.id for prediction in created}
+
+
+async def test_a_bus_that_is_away_for_long_costs_no_attempt(scheduler: SchedulerProcess) -> None:
+    go_on = asyncio.Event()
+
+    async def behaviour(run: Run) -> events_pb2.RunCompleted:
+        await go_on.wait()
+        return succeeded("1")
+
+    worker = await scheduler.worker(behaviour=behaviour)
+    created = await scheduler.create()
+    await scheduler.watch(created.id, until=lambda item: item.status == PROCESSING)
+    scheduler.nats.kill()
+    with pytest.raises(TimeoutError):
+        # Longer than the heartbeat timeout; nothing may happen.
+        await scheduler.watch(created.id, until=lambda item: item.status != PROCESSING, timeout_s=4)
+    await scheduler.nats.start()
+    go_on.set()
+    ended = await scheduler.end_of(created.id)
+    assert ended.status == SUCCEEDED
+    assert [lease.attempt for lease in worker.leases_heard] == [1]
+
+
+async def test_a_scheduler_that_stood_still_takes_no_lease_away(
+    scheduler: SchedulerProcess,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def behaviour(run: Run) -> events_pb2.RunCompleted:
+        await go_on.wait()
+        return succeeded("1")
+
+    worker = await scheduler.worker(behaviour=behaviour)
+    created = await scheduler.create()
+    await scheduler.watch(created.id, until=lambda item: item.status == PROCESSING)
+    assert scheduler.process is not None
+    scheduler.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        # Longer than the heartbeat timeout.
+        async with asyncio.timeout(4):
+            await scheduler.get(created.id)
+    scheduler.process.send_signal(signal.SIGCONT)
+    go_on.set()
+    assert (await scheduler.end_of(created.id)).status == SUCCEEDED
+    assert [lease.attempt for lease in worker.leases_heard] == [1]
+
+
+async def test_a_replaced_worker_that_wakes_up_takes_nothing_from_its_successor(
+    scheduler: SchedulerProcess,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def behaviour(run: Run) -> events_pb2.RunCompleted:
+        await go_on.wait()
+        return succeeded("1")
+
+    first = await scheduler.worker("w1", host_id="h", behaviour=forever)
+    created = await scheduler.create()
+    await scheduler.watch(created.id, until=lambda item: item.status == PROCESSING)
+    first.is_silent = True
+    second = await scheduler.worker("w2", host_id="h", behaviour=behaviour)
+    await until_leased(second, created.id)
+    await scheduler.watch(created.id, until=lambda item: item.status == PROCESSING)
+    first.is_silent = False
+    async with asyncio.timeout(10):
+        await first.runs[created.id].revoked.wait()
+    go_on.set()
+    assert (await scheduler.end_of(created.id)).status == SUCCEEDED
+    assert [lease.attempt for lease in second.leases_heard] == [2]
+
+
+async def test_a_large_input_reaches_its_worker_whole(scheduler: SchedulerProcess) -> None:
+    await scheduler.worker()
+    text = "x" * 600_000
+    ended = await scheduler.create(f'{{"text":"{text}"}}', wait_s=20)
+    assert ended.output.text == f'{{"text":"{text}"}}'
 
 
 async def test_a_lease_that_the_scheduler_does_not_know_is_revoked(

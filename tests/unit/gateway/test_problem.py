@@ -54,6 +54,12 @@ def test_callers_learn_when_to_come_back() -> None:
     assert orjson.loads(body)["retry_after"] == 1
 
 
+@pytest.mark.parametrize("meaning", [errors.AlreadyExists, errors.NotImplementedYet])
+def test_what_never_goes_away_is_not_to_be_repeated(meaning: type[errors.RepriseError]) -> None:
+    _, headers, _ = problem.answer_of(meaning("no"))
+    assert (b"x-should-retry", b"false") in headers
+
+
 def test_the_file_limit_is_told_in_replicates_words() -> None:
     error = problem.file_too_large(100 * 2**20)
     assert error.message == "Files must be less than 100MB in size"

@@ -1,6 +1,7 @@
 """Leases: once each, in order, stopped in time, and reported whatever happens."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -36,8 +37,8 @@ class Desk:
     worker: Worker
     outbox: Outbox
     snapshot: WorkerSnapshot
-    pool: ReplicaPool
     models: list[FakeModel]
+    load_counts: Counter[str]
     task: asyncio.Task[None]
 
     async def grant(self, *leases: scheduler_events_pb2.Lease) -> None:
@@ -63,8 +64,10 @@ class Desk:
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
     outbox, models = Outbox(), cast("list[FakeModel]", [])
+    load_counts: Counter[str] = Counter()
 
     async def load(version: Version) -> LoadedModel:
+        load_counts[version.id] += 1
         if version.id == "broken":
             raise LoadFailed("setup failed: no weights", is_models_fault=True)
         models.append(FakeModel(concurrency=4 if version.id == "wide" else 1))
@@ -94,7 +97,7 @@ async def desk() -> AsyncIterator[Desk]:
     task = asyncio.create_task(worker.run())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    yield Desk(worker, outbox, snapshot, pool, models, task)
+    yield Desk(worker, outbox, snapshot, models, load_counts, task)
     task.cancel()
     await asyncio.wait({task})
 
@@ -111,8 +114,11 @@ async def test_a_run_reports_its_output_and_its_own_metrics(desk: Desk) -> None:
 
 
 async def test_a_repeated_lease_is_ignored_while_it_runs_and_after_it_ended(desk: Desk) -> None:
-    granted = lease("p")
+    granted = lease("p", do="wait")
     await desk.grant(granted, granted)
+    model = await desk.entered("p1")
+    await desk.grant(granted)
+    await model.cancel("p1")
     await desk.outbox.completed("p")
     await desk.grant(granted)
     await desk.grant(lease("q"))
@@ -238,6 +244,7 @@ async def test_a_failed_load_fails_its_leases_and_the_next_request_tries_again(
     assert report.error == "setup failed: no weights"
     await desk.grant(lease("q", version_id="broken"))
     await desk.outbox.completed("q")
+    assert desk.load_counts["broken"] == 2
 
 
 async def test_items_leave_without_waiting_for_the_end_and_are_not_repeated_in_it(
