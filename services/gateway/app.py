@@ -104,7 +104,9 @@ class App:
         finally:
             self._leave()
         elapsed = time.perf_counter() - started
-        _DURATION.labels(exchange.method[:10], template, str(exchange.status)).observe(elapsed)
+        # Only methods of the table: callers must not be able to make up label values.
+        method = exchange.method if template else "other"
+        _DURATION.labels(method, template, str(exchange.status)).observe(elapsed)
 
     async def idle(self) -> None:
         """Returns once no request is being answered; event streams do not count."""

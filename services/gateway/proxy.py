@@ -22,6 +22,9 @@ from services.gateway.routes import PUBLIC_SERVICES, access_of, rpc_path
 
 log = logging.getLogger(__name__)
 
+# For callers without a deadline: a service that is away must not hold them for ever.
+TIMEOUT_MAX_S = 600.0
+
 _AUTHORIZATION = "authorization"
 
 
@@ -66,7 +69,8 @@ class ProxyHandler(grpc.GenericRpcHandler):
         async def answer(request: Any, context: Any) -> Any:
             try:
                 metadata = await self._metadata(method, access, context)
-                return await rpc(request, metadata=metadata, timeout=context.time_remaining())
+                timeout_s = min(context.time_remaining() or TIMEOUT_MAX_S, TIMEOUT_MAX_S)
+                return await rpc(request, metadata=metadata, timeout=timeout_s)
             except (RepriseError, grpc.aio.AioRpcError) as error:
                 await _pass_on(context, error)
             except (asyncio.CancelledError, grpc.aio.AbortError):

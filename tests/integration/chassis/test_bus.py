@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from reprise.inference.v1 import events_pb2 as inference_events
 from reprise.scheduler.v1 import events_pb2
+
 from services.chassis.bus import Bus
 from services.chassis.errors import Unavailable
 from services.chassis.settings import ServiceSettings
-
 from tests.servers import NatsServer, nats_server
 
 WAIT_S = 10

@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from opentelemetry import trace
 from reprise.gateway.v1 import account_pb2, account_pb2_grpc
+
 from services.chassis import server, telemetry
 from services.chassis.channels import Peer, open_channel
 from services.chassis.errors import (
@@ -19,7 +20,6 @@ from services.chassis.errors import (
     Unauthenticated,
 )
 from services.chassis.settings import ServiceSettings
-
 from tests.servers import free_port
 
 WAIT_S = 10

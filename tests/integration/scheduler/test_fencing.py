@@ -156,7 +156,7 @@ async def play(folder: Path, steps: list[tuple[str, str, int, int, str]]) -> Non
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 @given(st.lists(STEPS, min_size=3, max_size=14))
 def test_no_order_of_events_changes_an_ended_prediction(

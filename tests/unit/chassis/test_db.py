@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from services.chassis.db import Database
 from sqlalchemy import Connection, event, text
+
+from services.chassis.db import Database
 
 MIGRATION = """
 import sqlalchemy as sa

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from services.chassis.errors import InvalidInput
 from services.chassis.paging import bounded_page_size, decode_cursor, encode_cursor
 
