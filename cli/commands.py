@@ -62,6 +62,7 @@ async def run(
         prediction = await predict.follow(client, prediction, live.update)
     finally:
         live.close()
+    prediction = await predict.settled(client, prediction)
     output = json.loads(prediction.output.text or "null")
     output = await predict.save_files(client, output, folder)
     prediction.output.text = json.dumps(output)

@@ -1,7 +1,9 @@
 """Runs a prediction from the command line: inputs typed by the schema, outputs to files."""
 
+import asyncio
 import json
 import mimetypes
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ FINAL = (
     prediction_pb2.PREDICTION_STATUS_CANCELED,
 )
 FILE_TIMEOUT_S = 600.0
+RECEIPT_TIMEOUT_S = 5.0
+RECEIPT_POLL_S = 0.02
 
 
 def split_reference(reference: str) -> tuple[str, str, str]:
@@ -128,6 +132,20 @@ async def follow(
         raise CallFailed(
             f"the watch on {prediction.id} ended early; look with `reprise predictions`"
         )
+    return prediction
+
+
+async def settled(
+    client: Client, prediction: prediction_pb2.Prediction
+) -> prediction_pb2.Prediction:
+    """The prediction with its receipt, which follows its end within milliseconds."""
+    request = prediction_pb2.GetPredictionRequest(prediction_id=prediction.id)
+    deadline = time.monotonic() + RECEIPT_TIMEOUT_S
+    while prediction.cost.status == prediction_pb2.COST_STATUS_HELD:
+        if time.monotonic() > deadline:
+            break
+        await asyncio.sleep(RECEIPT_POLL_S)
+        prediction = (await client.call(client.predictions.GetPrediction, request)).prediction
     return prediction
 
 

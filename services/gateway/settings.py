@@ -1,8 +1,10 @@
 """Settings of the gateway."""
 
+import ipaddress
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
@@ -80,3 +82,16 @@ class GatewaySettings(ServiceSettings):
         if public_url and not public_url.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
         return public_url
+
+    @field_validator("fetch_allow_networks")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
+
+    @model_validator(mode="after")
+    def _has_whole_certificate(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: set both or none")
+        return self

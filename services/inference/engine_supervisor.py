@@ -105,7 +105,8 @@ class EngineHost:
         self._starting = asyncio.Lock()
         self._loading = asyncio.Lock()
         self._wanted: dict[str, engine_pb2.LoadEngineRequest] = {}
-        self._watch: asyncio.Task[None] | None = None
+        # One for each living host, and for a dead one until its engines are back.
+        self._watches: set[asyncio.Task[None]] = set()
         self._is_stopped = False
         self._socket_dir: Path | None = None
 
@@ -121,16 +122,26 @@ class EngineHost:
         request = engine_pb2.LoadEngineRequest(
             version_id=version_id, onnx_path=str(onnx_path), max_batch_size=max_batch_size
         )
-        answer = await self._ensure_loaded(request)
         self._wanted[version_id] = request
-        return answer
+        try:
+            return await self._ensure_loaded(request)
+        except BaseException:
+            if self._wanted.get(version_id) is request:
+                del self._wanted[version_id]
+            raise
 
     async def unload(self, version_id: str) -> None:
+        """With the last engine the host goes too, and with it all of its memory."""
         self._wanted.pop(version_id, None)
-        host = self._host
-        if host is not None and host.is_alive and host.loaded.pop(version_id, None) is not None:
-            request = engine_pb2.UnloadEngineRequest(version_id=version_id)
-            await host.peer.call(host.stub.UnloadEngine, request, timeout_s=_STOP_GRACE_S)
+        async with self._loading:
+            host = self._host
+            if host is None or not host.is_alive:
+                return
+            if not self._wanted:
+                await self._end_host()
+            elif host.loaded.pop(version_id, None) is not None:
+                request = engine_pb2.UnloadEngineRequest(version_id=version_id)
+                await host.peer.call(host.stub.UnloadEngine, request, timeout_s=_STOP_GRACE_S)
 
     async def run(
         self, version_id: str, inputs: Sequence[engine_pb2.Tensor]
@@ -162,14 +173,17 @@ class EngineHost:
 
     async def stop(self) -> None:
         self._is_stopped = True
-        if self._watch is not None:
-            self._watch.cancel()
+        await self._end_host()
+        if self._socket_dir is not None:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+
+    async def _end_host(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
         async with self._starting:
             if self._host is not None:
                 await self._host.end()
                 self._host = None
-        if self._socket_dir is not None:
-            shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     async def _ensure_loaded(
         self, request: engine_pb2.LoadEngineRequest
@@ -202,9 +216,9 @@ class EngineHost:
                 raise Unavailable("the engine host was stopped")
             if self._host is None or not self._host.is_alive:
                 self._host = await self._start()
-                if self._watch is not None:
-                    self._watch.cancel()
-                self._watch = asyncio.create_task(self._watch_over(self._host))
+                watch = asyncio.create_task(self._watch_over(self._host))
+                self._watches.add(watch)
+                watch.add_done_callback(self._watches.discard)
             return self._host
 
     async def _start(self) -> _HostProcess:

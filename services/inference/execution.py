@@ -290,9 +290,11 @@ class Run:
                     # Repeated: the server may not have known the prediction yet.
                     await replica.model.cancel(self._run_id)
                     await self._wait_to_leave(_CANCEL_REPEAT_S)
-        except TimeoutError:
+        except Exception as error:
+            # Mostly the end of the grace; whatever else it is, the slot must become free.
             log.warning(
                 "run did not stop, its replica is killed",
+                exc_info=None if isinstance(error, TimeoutError) else error,
                 extra={"event": "run_killed", "prediction_id": self.prediction_id},
             )
             self._bench.pool.replace(replica)

@@ -242,11 +242,19 @@ class ReplicaPool:
         await replica.settled.wait()
         if replica.model is not None:
             _LOADED.dec()
-            await replica.model.stop(grace_s=grace_s)
+            await _stop_model(replica.model, grace_s)
         self._freed.set()
 
     async def _stop_all(self) -> None:
         models = [replica.model for replica in self._replicas.values() if replica.model]
         self._replicas.clear()
         _LOADED.set(0)
-        await asyncio.gather(*(model.stop(grace_s=0) for model in models), return_exceptions=True)
+        await asyncio.gather(*(_stop_model(model, 0.0) for model in models))
+
+
+async def _stop_model(model: LoadedModel, grace_s: float) -> None:
+    """One that resists must not take the worker with it."""
+    try:
+        await model.stop(grace_s=grace_s)
+    except Exception:
+        log.exception("replica did not stop cleanly", extra={"event": "replica_stop_failed"})

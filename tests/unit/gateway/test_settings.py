@@ -23,7 +23,13 @@ def test_each_setting_says_what_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("listen", "127.0.0.1:0"), ("public_url", "example.org"), ("signing_key", "short")],
+    [
+        ("listen", "127.0.0.1:0"),
+        ("public_url", "example.org"),
+        ("signing_key", "short"),
+        ("tls_cert", "chain.pem"),
+        ("fetch_allow_networks", ["10.0.0.1/8"]),
+    ],
 )
 def test_a_setting_that_cannot_work_is_refused(name: str, value: str) -> None:
     with pytest.raises(ValidationError):

@@ -133,3 +133,16 @@ async def test_everything_stops_with_the_pool() -> None:
     task.cancel()
     await asyncio.wait({task})
     assert all(model.stopped.is_set() for model in models)
+
+
+async def test_a_model_that_does_not_stop_cleanly_does_not_end_the_pool(desk: Desk) -> None:
+    model = await desk.use("a")
+
+    async def stop(*, grace_s: float | None = None) -> None:
+        raise ConnectionError("gone")
+
+    model.stop = stop  # type: ignore[method-assign]
+    desk.pool.retire(desk.pool.request(version("a")))
+    await desk.use("b")
+    await desk.use("a")
+    assert desk.present() == {"a", "b"}
