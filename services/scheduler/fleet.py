@@ -86,13 +86,20 @@ class Worker:
         replica = self.replicas.get(version_id)
         return replica is not None and replica.state == events_pb2.REPLICA_STATE_READY
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the worker takes nothing more."""
+        return self.replica_count_max == 0
+
     def update(self, report: events_pb2.WorkerReported, now: float) -> None:
         """Takes over a report."""
         self.reported_at = now
         self.host_id = report.host_id
         self.hardware = report.hardware
         self.isolation = report.isolation
-        self.replica_count_max = max(report.replica_count_max, 1)
+        self.replica_count_max = max(report.replica_count_max, 0)
+        if self.is_draining:
+            self.requests.clear()
         before = self.replicas
         self.replicas = {
             replica.version_id: Replica(
@@ -187,8 +194,10 @@ class Fleet:
         ]
 
     def rooms(self, version_id: str) -> list[WorkerRoom]:
-        # A worker that is known only by its leases, after a restart, has not said what it is.
-        return [worker.room(version_id) for worker in self.workers.values() if worker.hardware]
+        # A worker that is known only by its leases, after a restart, has not said what it offers.
+        return [
+            worker.room(version_id) for worker in self.workers.values() if not worker.is_draining
+        ]
 
     def has_ready(self, version_id: str) -> bool:
         return any(worker.is_ready(version_id) for worker in self.workers.values())

@@ -148,11 +148,18 @@ class Supervision:
             worker.release(key)
         for key in result.revoke:
             await self._dispatcher.send_revocation(worker.worker_id, key, "not_granted")
-        if result.lost:
-            for key in result.lost:
+        # A worker without a replica of the version has given the lease up, for instance to stop.
+        resend = [key for key in result.resend if self._can_run(worker, key)]
+        lost = result.lost + [key for key in result.resend if key not in resend]
+        if lost:
+            for key in lost:
                 worker.release(key)
-            await self._runs.lose_leases(result.lost)
-        await self._resend(worker, result.resend, now)
+            await self._runs.lose_leases(lost)
+        await self._resend(worker, resend, now)
+
+    def _can_run(self, worker: Worker, key: LeaseKey) -> bool:
+        grant = worker.granted.get(key)
+        return grant is not None and worker.is_ready(grant.version_id)
 
     async def _resend(self, worker: Worker, keys: list[LeaseKey], now: float) -> None:
         records = []

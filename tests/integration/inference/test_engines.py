@@ -37,7 +37,15 @@ def register_engine(mesh: Mesh, tmp_path: Path, name: str = "alice/sum") -> str:
 
 
 def host_processes(mesh: Mesh) -> list[psutil.Process]:
-    return [p for p in mesh.children() if "services.inference.engine_host" in p.cmdline()]
+    return [process for process in mesh.children() if _is_host(process)]
+
+
+def _is_host(process: psutil.Process) -> bool:
+    try:
+        return "services.inference.engine_host" in process.cmdline()
+    except psutil.NoSuchProcess:
+        # Also one that has died and whose parent has not yet taken notice.
+        return False
 
 
 def infer_request(values: list[float], **changes: object) -> oip.ModelInferRequest:
@@ -191,4 +199,5 @@ async def test_a_host_that_dies_idle_is_back_before_anybody_asks(
 
 def _has_loaded_an_engine(process: psutil.Process) -> bool:
     """The CPU's own compiler is only mapped into the process with the first engine."""
-    return "openvino_intel_cpu_plugin" in Path(f"/proc/{process.pid}/maps").read_text()
+    path = Path(f"/proc/{process.pid}/maps")
+    return path.exists() and "openvino_intel_cpu_plugin" in path.read_text()

@@ -296,6 +296,22 @@ async def test_a_replaced_worker_that_wakes_up_takes_nothing_from_its_successor(
     assert [lease.attempt for lease in second.leases_heard] == [2]
 
 
+async def test_a_worker_that_stops_in_good_order_frees_its_leases_at_once(
+    scheduler: SchedulerProcess,
+) -> None:
+    await scheduler.kill()
+    scheduler.settings["HEARTBEAT_TIMEOUT_S"] = "60"
+    await scheduler.start()
+    first = await scheduler.worker("w1", behaviour=forever)
+    created = await scheduler.create()
+    await scheduler.watch(created.id, until=lambda item: item.status == PROCESSING)
+    await first.kill()
+    await scheduler.worker("w2")
+    bus = await scheduler.bus()
+    await bus.publish(events_pb2.WorkerStopped(worker_id="w1"))
+    assert (await scheduler.end_of(created.id)).status == SUCCEEDED
+
+
 async def test_a_large_input_reaches_its_worker_whole(scheduler: SchedulerProcess) -> None:
     await scheduler.worker()
     text = "x" * 600_000

@@ -321,5 +321,4 @@ async def test_each_request_ends_once_however_callers_give_up(tmp_path: Path) ->
         ended = stats.completed_count + stats.cancelled_count + stats.expired_count
         assert ended + stats.rejected_count == 2500
         assert stats.expired_count > 0
-        assert stats.rejected_count > 0
         assert stats.queued_count == 0
