@@ -20,6 +20,7 @@ _PASSED_TO_INFERENCE = ("SSL_CERT_FILE", "PIP_CERT", "HTTP_PROXY", "HTTPS_PROXY"
 _NATS_CONFIG = """\
 listen: "127.0.0.1:{port}"
 server_name: reprise
+# The largest lease (its input) and the largest report (an output) must fit.
 max_payload: 64MB
 max_pending: 256MB
 authorization {{ token: "{token}" }}
@@ -108,17 +109,20 @@ def _own_settings(
         "SIGNING_KEY": data_dir.secrets()["signing_key"],
         "BOOTSTRAP_TOKEN": data_dir.token(),
     }
+    inference = {
+        "DATA_DIR": str(data_dir.path / "inference"),
+        "OIP_LISTEN": f"{address.host}:{address.oip_port}",
+    }
     if certificate is not None:
-        gateway |= {"TLS_CERT": str(certificate.chain), "TLS_KEY": str(certificate.key)}
+        chain, key = str(certificate.chain), str(certificate.key)
+        gateway |= {"TLS_CERT": chain, "TLS_KEY": key}
+        inference |= {"OIP_TLS_CERT": chain, "OIP_TLS_KEY": key}
     return {
         "gateway": gateway,
         "scheduler": database("scheduler"),
         "billing": database("billing"),
         "storage": database("storage") | {"BLOB_URL": (data_dir.path / "blobs").as_uri()},
-        "inference": {
-            "DATA_DIR": str(data_dir.path / "inference"),
-            "OIP_LISTEN": f"{address.host}:{address.oip_port}",
-        },
+        "inference": inference,
     }
 
 

@@ -30,13 +30,13 @@ class NatsServer:
         return f"nats://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        command = [
-            Path(sysconfig.get_path("scripts"), "nats-server"),
-            *("--addr", "127.0.0.1"),
-            *("--port", str(self.port)),
-            "--jetstream",
-            *("--store_dir", str(self.folder)),
-        ]
+        config = self.folder.with_suffix(".conf")
+        # The same payload limit as a mesh has.
+        config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\nmax_payload: 64MB\n'
+            f'jetstream {{ store_dir: "{self.folder}" }}\n'
+        )
+        command = [Path(sysconfig.get_path("scripts"), "nats-server"), "--config", config]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -66,6 +66,10 @@ class EngineLoader:
         try:
             loaded = await self._load_into(host, "build", folder, paths)
             adapter = await asyncio.to_thread(_adapter, folder, loaded)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"{find_onnx(paths)}: {error.message}", reason=error.reason, fields=error.fields
+            ) from error
         except HostDied as error:
             raise InvalidInput(
                 f"the model makes its compiler crash ({error.ending}); export it in another way",

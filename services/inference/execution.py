@@ -106,6 +106,7 @@ class Run:
         self._run_us = 0
         self._stalled_s = 0.0
         self._log_bytes = 0
+        self._log_is_at_line_start = True
         self._metrics: str | None = None
 
     @property
@@ -261,6 +262,7 @@ class Run:
             self._stalled_s += time.perf_counter() - stalled_at
 
     def _log(self, text: str) -> None:
+        text = self._lines(text)
         room = self._bench.limits.log_max_bytes - self._log_bytes
         if room <= 0:
             return
@@ -270,6 +272,14 @@ class Run:
             )
         self._log_bytes += len(text)
         self._note(self._journal.logged(text), is_urgent=False)
+
+    def _lines(self, text: str) -> str:
+        """Progress bars redraw their line: each state becomes a line, as clients parse it."""
+        if self._log_is_at_line_start:
+            text = text.removeprefix("\r")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        self._log_is_at_line_start = text.endswith("\n")
+        return text
 
     def _timeout_timer(self) -> asyncio.TimerHandle | None:
         if not self.lease.HasField("run_timeout"):

@@ -64,11 +64,11 @@ class InferenceSettings(ServiceSettings):
     """Blobs kept on this host; at each start the versions that were not used for longest go."""
     input_file_max_bytes: int = 64 * _MIB
     """The largest file that a prediction may take as its input."""
-    output_max_bytes: int = 700 * 1024
+    output_max_bytes: int = 8 * _MIB
     """The largest JSON output of one run or one item; larger things must be files."""
     log_max_bytes: int = _MIB
     """Logs kept of one run; what comes after is cut off with a note."""
-    report_max_bytes: int = 768 * 1024
+    report_max_bytes: int = 16 * _MIB
     """Size of one report to the scheduler; below the payload limit of the NATS server."""
     report_backlog_max_bytes: int = 64 * _MIB
     """Unreported output kept in memory before running models are made to wait."""

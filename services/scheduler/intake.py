@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from reprise.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.chassis import telemetry
 from services.chassis.channels import Peer
 from services.chassis.errors import (
     FieldViolation,
@@ -99,7 +100,9 @@ class Intake:
             if not self._waiting:
                 self._added.clear()
             try:
-                results = await self._hold(batch)
+                # One call holds for all of them: it belongs to the trace of the first.
+                with telemetry.use_traceparent(batch[0].record.traceparent):
+                    results = await self._hold(batch)
             except RepriseError as error:
                 unavailable = Unavailable(f"no money could be held: {error.message}")
                 for applicant in batch:

@@ -12,6 +12,7 @@ from reprise.scheduler.v1 import (
     prediction_pb2_grpc,
 )
 
+from services.chassis import channels
 from services.chassis.errors import FieldViolation, InvalidInput, NotFound
 from services.chassis.paging import bounded_page_size, decode_cursor, encode_cursor
 from services.chassis.server import caller
@@ -137,11 +138,16 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
             stored = await self._store.get(prediction_id)
             live = self._predictions.get(prediction_id) or _ended(stored)
         created_at = live.record.created_at
+        if live.record.has_file_output:
+            # The gateway signs the files' URLs in their owner's name.
+            await context.send_initial_metadata(((channels.ACCOUNT, live.record.account_id),))
         while not live.is_done:
+            # The items grow while events are being sent: what came later is for the next round.
             seen_count, items = live.change_count, live.shown_items
+            item_count = len(items)
             for event in event_stream.output_events(items, start=index, created_at=created_at):
                 yield event
-            index = max(index, len(items))
+            index = max(index, item_count)
             await live.wait_change(seen_count, _WATCH_PERIOD_S)
         items = live.items or event_stream.split_items(live.record.output)
         for event in event_stream.output_events(items, start=index, created_at=created_at):

@@ -187,3 +187,15 @@ def test_the_module_level_client_needs_only_two_variables(
     monkeypatch.setenv("REPLICATE_BASE_URL", mesh.url)
     monkeypatch.setattr(replicate, "default_client", Client())
     assert replicate.default_client.run(f"local/echo:{echo}", input={"text": "two"}) == "two"
+
+
+def test_the_client_reads_the_progress_bar_of_a_running_model(
+    mesh: Mesh, client: Client, echo: str
+) -> None:
+    bar = "\r  0%|          | 0/4 [00:00<?]\r 50%|#####     | 2/4 [00:01<00:01]"
+    prediction_id = mesh.create(echo, log=bar, sleep_s=20.0)
+    mesh.wait_for(prediction_id, lambda item: "50%" in item["logs"])
+    progress = client.predictions.get(prediction_id).progress
+    assert progress is not None
+    assert (progress.percentage, progress.current, progress.total) == (0.5, 2, 4)
+    client.predictions.cancel(prediction_id)
