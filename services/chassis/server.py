@@ -122,7 +122,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
         return stream
 
-    def _enter(self, context: Any, method: str) -> Any:
+    def _enter(self, context: Any, method: str) -> telemetry.span:
         metadata = dict(context.invocation_metadata())
         if not secrets.compare_digest(metadata.get(channels.MESH_KEY, ""), self._mesh_key):
             raise Unauthenticated("only services of the mesh may call this port")
@@ -133,10 +133,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
                 request_id=metadata.get(channels.REQUEST_ID, ""),
             )
         )
-        parent = telemetry.parent_context(metadata.get(channels.TRACEPARENT, ""))
-        return telemetry.tracer().start_as_current_span(
-            method[1:], context=parent, kind=SpanKind.SERVER, record_exception=False
-        )
+        parent = metadata.get(channels.TRACEPARENT, "")
+        return telemetry.span(method[1:], parent=parent, kind=SpanKind.SERVER)
 
 
 async def _abort(context: Any, error: RepriseError) -> None:
@@ -203,7 +201,6 @@ async def serve(
         for callback in on_stop:
             await callback()
         log.info("service stopped", extra={"event": "service_stopped"})
-        telemetry.flush_spans()
 
 
 async def _forever(task: Callable[[], Awaitable[None]]) -> None:

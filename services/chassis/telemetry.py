@@ -1,23 +1,26 @@
 """JSON logs with trace ids, Prometheus metrics and OpenTelemetry spans: one setup() per process."""
 
+import atexit
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, Token
 from datetime import UTC, datetime
+from random import getrandbits
+from typing import Any
 
 import orjson
-from opentelemetry import context as otel_context
-from opentelemetry import trace
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.trace import SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import start_http_server
 
 from services.chassis.settings import ServiceSettings
 
 _PROPAGATOR = TraceContextTextMapPropagator()
+_TRACEPARENT: ContextVar[str] = ContextVar("traceparent", default="")
+# One for the process, set once by setup(); None where nobody receives spans.
+_tracer: Tracer | None = None
 _RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -29,7 +32,6 @@ class JsonFormatter(logging.Formatter):
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        span = trace.get_current_span().get_span_context()
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
@@ -37,8 +39,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if span.is_valid:
-            line["trace_id"] = f"{span.trace_id:032x}"
+        if traceparent := _TRACEPARENT.get():
+            line["trace_id"] = traceparent[3:35]
         line |= {key: value for key, value in vars(record).items() if key not in _RESERVED}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -57,52 +59,79 @@ def setup(name: str, settings: ServiceSettings) -> int:
 
 
 def _setup_tracing(name: str, otlp_endpoint: str) -> None:
-    # Without a receiver spans are not recorded, but trace ids still travel: logs can be joined.
-    resource = Resource.create({"service.name": f"reprise-{name}"})
-    provider = TracerProvider(resource=resource, sampler=ALWAYS_ON if otlp_endpoint else ALWAYS_OFF)
-    if otlp_endpoint:
-        # Imported here: the exporter costs start-up time that most processes need not pay.
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    global _tracer
+    if not otlp_endpoint:
+        return
+    # Imported here: the SDK costs start-up time that a process without a receiver need not pay.
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=True)
-        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
-    trace.set_tracer_provider(provider)
-
-
-def flush_spans() -> None:
-    """Sends the spans that still wait; called at the end of a process."""
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, TracerProvider):
-        provider.shutdown()
+    provider = TracerProvider(resource=Resource.create({"service.name": f"reprise-{name}"}))
+    exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=True)
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
+    _tracer = provider.get_tracer("reprise")
+    atexit.register(provider.shutdown)
 
 
-def tracer() -> trace.Tracer:
-    """The process's tracer."""
-    return trace.get_tracer("reprise")
+class span:
+    """The time of one piece of work, as a context manager.
+
+    Where no receiver is configured nothing is recorded: the trace context travels on as text, so
+    that logs can still be joined, at the price of one context variable.
+    """
+
+    __slots__ = ("_inner", "_kind", "_name", "_parent", "_token")
+
+    def __init__(self, name: str, *, parent: str = "", kind: SpanKind = SpanKind.INTERNAL) -> None:
+        self._name = name
+        self._parent = parent
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        if _tracer is None:
+            context = self._parent or _TRACEPARENT.get() or _new_traceparent()
+            self._token = _TRACEPARENT.set(context)
+            return
+        parent = self._parent or _TRACEPARENT.get()
+        self._inner = _tracer.start_as_current_span(
+            self._name,
+            context=_PROPAGATOR.extract({"traceparent": parent}) if parent else None,
+            kind=self._kind,
+            record_exception=False,
+        )
+        self._inner.__enter__()
+        carrier: dict[str, str] = {}
+        _PROPAGATOR.inject(carrier)
+        self._token = _TRACEPARENT.set(carrier.get("traceparent", ""))
+
+    def __exit__(self, *error: Any) -> None:
+        _reset(self._token)
+        if _tracer is not None:
+            self._inner.__exit__(*error)
 
 
 def current_traceparent() -> str:
-    """W3C trace context of the current span; empty outside of one."""
-    carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier)
-    return carrier.get("traceparent", "")
-
-
-def parent_context(traceparent: str) -> otel_context.Context | None:
-    """The context to start a span in; None where the caller sent no trace context."""
-    return _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else None
+    """W3C trace context of the current piece of work; empty outside of one."""
+    return _TRACEPARENT.get()
 
 
 @contextmanager
 def use_traceparent(traceparent: str) -> Iterator[None]:
     """Makes the given trace context the parent of what happens inside."""
-    parent = parent_context(traceparent)
-    if parent is None:
-        yield
-        return
-    token = otel_context.attach(parent)
+    token = _TRACEPARENT.set(traceparent)
     try:
         yield
     finally:
-        otel_context.detach(token)
+        _reset(token)
+
+
+def _reset(token: Token[str]) -> None:
+    # A generator that is closed from another task ends in that task's context.
+    with suppress(ValueError):
+        _TRACEPARENT.reset(token)
+
+
+def _new_traceparent() -> str:
+    return f"00-{getrandbits(128) or 1:032x}-{getrandbits(64) or 1:016x}-00"

@@ -30,6 +30,7 @@ from services.gateway.web import JSON_TYPE, NO_STORE, Disconnected, Exchange, Re
 BLOCKING_TIMEOUT_MAX_S = 58.0
 
 _DURATION = Histogram("reprise_http_seconds", "Time of one request", ["method", "route", "status"])
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _HOST = re.compile(r"[A-Za-z0-9.\-:\[\]]{1,255}")
 _OPEN_TO_PAGES = (options_pb2.ACCESS_PUBLIC, options_pb2.ACCESS_SIGNED)
 _PREFLIGHT = [
@@ -134,10 +135,9 @@ class App:
                 return await self._preflight(exchange, path)
             match = self._table.match(exchange.method, path)
             template = match.route.template
-            parent = telemetry.parent_context(exchange.header(b"traceparent"))
-            with telemetry.tracer().start_as_current_span(
-                f"{exchange.method} {template}", context=parent, kind=SpanKind.SERVER
-            ):
+            parent = _trace_context(exchange.header(b"traceparent"))
+            name = f"{exchange.method} {template}"
+            with telemetry.span(name, parent=parent, kind=SpanKind.SERVER):
                 await self._serve(exchange, match, path)
         except Disconnected:
             exchange.status = exchange.status or 499
@@ -313,3 +313,8 @@ def _wait_of(request: Any) -> float | None:
 def _location(payload: Any) -> str:
     urls = payload.get("urls") if isinstance(payload, dict) else None
     return str(urls.get("get", "")) if isinstance(urls, dict) else ""
+
+
+def _trace_context(header: str) -> str:
+    """A caller's W3C trace context; empty when it is none, so that rubbish travels no further."""
+    return header if _TRACEPARENT.fullmatch(header) else ""

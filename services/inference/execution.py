@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, aclosing, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -142,7 +142,7 @@ class Run:
             # A task that is cancelled before its first step never runs, so it looks here instead.
             if self._stop_reason is not None:
                 raise asyncio.CancelledError
-            with telemetry.use_traceparent(self.lease.traceparent), self._span():
+            with telemetry.span("inference.run", parent=self.lease.traceparent):
                 output = await self._produce()
             self._complete(events_pb2.RUN_OUTCOME_SUCCEEDED, output=output)
         except _RunFailed as error:
@@ -159,13 +159,6 @@ class Run:
                 extra={"event": "run_failed", "prediction_id": self.prediction_id},
             )
             self._fail(Failure(_PLATFORM_FAULT, events_pb2.BLAME_PLATFORM))
-
-    def _span(self) -> AbstractContextManager[object]:
-        return telemetry.tracer().start_as_current_span(
-            "inference.run",
-            attributes={"prediction_id": self.prediction_id, "attempt": self.attempt},
-            record_exception=False,
-        )
 
     async def _produce(self) -> str | None:
         """The whole output as JSON; None for an iterator, whose items were reported."""

@@ -59,7 +59,7 @@ class SchedulerSettings(ServiceSettings):
     """Holds that are settled by one call of billing."""
     settlement_delay_s: float = 0.05
     """How long ended predictions collect before they are settled together."""
-    completed_delay_s: float = 0.02
+    completed_delay_s: float = 0.25
     """How long ended predictions collect before one event tells of them."""
     completed_backlog_size_max: int = 10_000
     """Ended predictions that wait to be published while the bus is away; older ones are dropped."""

@@ -7,7 +7,6 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from opentelemetry import trace
 from reprise.gateway.v1 import account_pb2, account_pb2_grpc
 
 from services.chassis import server, telemetry
@@ -33,8 +32,8 @@ class Accounts(account_pb2_grpc.AccountServiceServicer):
         self, request: account_pb2.GetAccountRequest, context: grpc.aio.ServicerContext
     ) -> account_pb2.GetAccountResponse:
         who = server.caller(context)
-        trace_id = trace.get_current_span().get_span_context().trace_id
-        account = account_pb2.Account(username=who.account_id, name=f"{trace_id:032x}")
+        trace_id = telemetry.current_traceparent()[3:35]
+        account = account_pb2.Account(username=who.account_id, name=trace_id)
         return account_pb2.GetAccountResponse(account=account)
 
     async def Authenticate(
