@@ -14,7 +14,7 @@ CPP := $(shell find cpp_ext -name build -prune -o -type f \( -name '*.cc' -o -na
 SITE = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 BUF := $(VENV)/bin/buf
 
-.PHONY: help setup protos ext fmt check test bench up down demo clean baseline reference
+.PHONY: help setup protos ext fmt check test test-ext bench up down demo clean baseline reference
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,7 +29,7 @@ $(VENV)/.ready: pyproject.toml uv.lock $(EXT)
 
 protos/gen/.ready: $(PROTOS) $(VENV)/.ready
 	rm -rf protos/gen && mkdir -p protos/gen build
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m grpc_tools.protoc -I protos -I $(SITE) \
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m grpc_tools.protoc -I protos -I $(SITE) \
 		--python_out=protos/gen --grpc_python_out=protos/gen \
 		--mypy_out=quiet:protos/gen --mypy_grpc_out=quiet:protos/gen $(PROTOS)
 	touch $@
@@ -43,7 +43,7 @@ ext: ## Build the native extension again
 
 build/reprise.binpb: $(PROTOS) $(VENV)/.ready
 	mkdir -p build
-	$(PY) -m grpc_tools.protoc -I protos -I $(SITE) --include_imports --include_source_info \
+	@$(PY) -m grpc_tools.protoc -I protos -I $(SITE) --include_imports --include_source_info \
 		--descriptor_set_out=$@ $(PROTOS)
 
 baseline: build/reprise.binpb ## Take today's protos as the contract that later ones must not break
@@ -58,13 +58,18 @@ fmt: setup ## Format all code
 check: setup build/reprise.binpb ## Lint, types, layers and contracts; writes nothing
 	$(VENV)/bin/ruff check -q .
 	$(VENV)/bin/ruff format -q --check .
-	$(VENV)/bin/clang-format --dry-run --Werror --style=file:cpp_ext/.clang-format $(CPP)
+	@$(VENV)/bin/clang-format --dry-run --Werror --style=file:cpp_ext/.clang-format $(CPP)
 	$(BUF) lint build/reprise.binpb
 	$(BUF) breaking build/reprise.binpb --against protos/baseline.binpb
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/mypy
 
-test: check ## Everything that proves the project (under 15 minutes on 2 cores)
+test-ext: setup ## The C++ tests of the executor
+	$(VENV)/bin/cmake -S cpp_ext -B build/cpp -DREPRISE_BUILD_TESTS=ON -DREPRISE_BUILD_EXTENSION=OFF
+	$(VENV)/bin/cmake --build build/cpp -j 2
+	$(VENV)/bin/ctest --test-dir build/cpp --output-on-failure
+
+test: check test-ext ## Everything that proves the project (under 15 minutes on 2 cores)
 	$(VENV)/bin/pytest tests/unit tests/integration tests/house -n 2
 	$(VENV)/bin/pytest tests/e2e
 
