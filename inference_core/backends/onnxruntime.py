@@ -6,6 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
+# onnxruntime reports its use to its maker and keeps a device id in the home folder unless told
+# not to, before it is loaded; a self-hosted server does neither.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 

@@ -119,13 +119,16 @@ class Mesh:
 
 
 @contextlib.contextmanager
-def start_mesh(data: Path, *options: str, **environment: str) -> Iterator[Mesh]:
+def start_mesh(
+    data: Path, *options: str, cwd: Path | None = None, **environment: str
+) -> Iterator[Mesh]:
     """`reprise up` on free ports; at the end nothing of it is left."""
     process = subprocess.Popen(
         [REPRISE, "up", "--data", str(data), "--port", "0", "--json", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=cwd,
         env=os.environ | environment,
     )
     assert process.stdout is not None

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.e2e.mesh import REPRISE, Mesh, start_mesh
+from tests.models import onnx_builders
 
 NAMES = {"supervisor", "nats", "gateway", "scheduler", "billing", "storage", "inference"}
 
@@ -139,3 +140,19 @@ def test_a_killed_process_is_started_again_and_serves(mesh: Mesh, echo: str, nam
     assert psutil.pid_exists(mesh.pids()[name])
     mesh.wait_until_up()
     assert mesh.finish(mesh.create(echo, text=name))["output"] == name
+
+
+def test_nothing_outside_of_the_data_folder_is_written(tmp_path: Path) -> None:
+    home, temporary, work = (tmp_path / name for name in ("home", "tmp", "work"))
+    for folder in (home, temporary, work):
+        folder.mkdir()
+    project = Path(__file__).parent / "projects" / "mirror"
+    onnx = onnx_builders.row_sum(tmp_path / "sum.onnx")
+    environment = {"HOME": str(home), "TMPDIR": str(temporary)}
+    with start_mesh(tmp_path / "data", cwd=work, **environment) as mesh:
+        version = mesh.push("local/mirror", project)
+        mesh.push("local/sum", onnx)
+        prediction = mesh.finish(mesh.create(version, file="data:text/plain;base64,YWJj"))
+        assert prediction["status"] == "succeeded", prediction["error"]
+    written = [str(path) for folder in (home, temporary, work) for path in folder.rglob("*")]
+    assert written == []
