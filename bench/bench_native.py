@@ -1,6 +1,6 @@
 """The native executor against the usual way to serve a model from asyncio: a pool of threads.
 
-    python bench/bench_native.py [--seconds 1.0] [--rounds 3]
+    python -m bench.bench_native [--seconds 1.0] [--rounds 3]
 
 One tiny MLP (64-256-256-10, f32), requests of one row, a closed loop at each concurrency. Rounds
 are interleaved and the best of each counts, so that ratios hold on a busy machine.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uv
 
+from bench.command import run_command
 from bench.load import SUCCEEDED, Target, http_request
 from services.inference.cog.config import CogConfig, read_config
 from services.inference.cog.schema import extract_schema
@@ -69,23 +70,10 @@ async def prepare_environment(project_dir: Path, folder: Path) -> Path:
 
 
 async def _run_uv(*arguments: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        uv.find_uv_bin(),
-        *arguments,
-        env={**os.environ, "UV_PYTHON_DOWNLOADS": "never"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
+    await run_command(
+        uv.find_uv_bin(), *arguments, timeout_s=BUILD_TIMEOUT_S, environment=environment
     )
-    try:
-        async with asyncio.timeout(BUILD_TIMEOUT_S):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        sys.exit(f"uv {' '.join(arguments)} failed:\n{output.decode(errors='replace')}")
 
 
 @asynccontextmanager

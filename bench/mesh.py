@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bench.command import run_command
 from bench.load import SUCCEEDED, Target, http_request
 
 READY_TIMEOUT_S = 120.0
@@ -61,22 +62,8 @@ class Mesh:
         return version_id
 
     async def _command(self, *arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *_reprise(*arguments, "--data", str(self.data)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                output, errors = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode != 0:
-            sys.exit(f"reprise {' '.join(arguments)} failed:\n{errors.decode(errors='replace')}")
-        return output.decode()
+        words = _reprise(*arguments, "--data", str(self.data))
+        return await run_command(*words, timeout_s=COMMAND_TIMEOUT_S)
 
 
 @asynccontextmanager

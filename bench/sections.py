@@ -212,15 +212,19 @@ async def cpu(mesh: Mesh, pairs: Sequence[Pair], seconds: float) -> list[CpuRow]
     rows = []
     for pair in pairs:
         roots = dict(mesh.pids)
-        rows += await _cpu_rows(f"{pair.model}, mesh", pair.mesh, roots, 32, seconds)
+        rows += await _cpu_rows(
+            f"{pair.model}, mesh", pair.mesh, roots=roots, concurrency=32, seconds=seconds
+        )
         # One client: more of them would mostly pay for retries.
         roots = {"cog": pair.cog_pid}
-        rows += await _cpu_rows(f"{pair.model}, cog", pair.cog, roots, 1, seconds)
+        rows += await _cpu_rows(
+            f"{pair.model}, cog", pair.cog, roots=roots, concurrency=1, seconds=seconds
+        )
     return rows
 
 
 async def _cpu_rows(
-    name: str, target: Target, roots: dict[str, int], concurrency: int, seconds: float
+    name: str, target: Target, *, roots: dict[str, int], concurrency: int, seconds: float
 ) -> list[CpuRow]:
     roots[processes.LOAD_GENERATOR] = os.getpid()
     before = processes.cpu_times(roots)

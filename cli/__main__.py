@@ -61,8 +61,14 @@ def up(
         lock.close()
         _start_detached(data_dir, is_json)
         return
-    supervisor = Supervisor(data_dir, choose_address(host, port), is_tls)
-    asyncio.run(supervisor.run(lambda state: _say_ready(state, is_json)))
+    supervisor = Supervisor(
+        data_dir,
+        choose_address(host, port),
+        is_tls,
+        on_ready=lambda state: _say_ready(state, is_json),
+        on_restart=lambda restart: None if is_json else typer.echo(restart.describe(), err=True),
+    )
+    asyncio.run(supervisor.run())
 
 
 def _say_ready(state: RunState, is_json: bool) -> None:
@@ -125,11 +131,11 @@ def _last_lines(path: Path) -> str:
 def down(data: DataOption) -> None:
     """Stop the mesh that runs on a data folder."""
     data_dir = DataDir(data)
-    state = data_dir.read_state()
-    if state is None or not data_dir.is_running():
+    pid = data_dir.supervisor_pid()
+    if pid is None:
         typer.echo(f"nothing runs on {data_dir.path}")
         return
-    os.kill(state.pids["supervisor"], signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + DOWN_TIMEOUT_S
     while data_dir.is_running():
         if time.monotonic() > deadline:
@@ -153,7 +159,12 @@ def push(
     """Upload a model and make a version of it."""
     from cli import commands
 
-    _run(data, lambda client: commands.push(client, model, path, config, is_public, is_json))
+    _run(
+        data,
+        lambda client: commands.push(
+            client, model, path, config=config, is_public=is_public, is_json=is_json
+        ),
+    )
 
 
 @app.command()
@@ -166,10 +177,13 @@ def run(
     output: Annotated[Path, typer.Option(help="Folder for output files.")] = Path(),
     is_json: JsonOption = False,
 ) -> None:
-    """Run a model; text is shown as it comes, files are saved."""
+    """Run a model; text is shown as it comes, files are saved; Ctrl-C cancels it."""
     from cli import commands
 
-    _run(data, lambda client: commands.run(client, model, inputs or [], output, is_json))
+    _run(
+        data,
+        lambda client: commands.run(client, model, inputs or [], folder=output, is_json=is_json),
+    )
 
 
 @app.command()
@@ -238,7 +252,7 @@ def credit_add(
     """Add credit to an account (operators only)."""
     from cli import commands
 
-    _run(data, lambda client: commands.add_credit(client, amount, account, is_json))
+    _run(data, lambda client: commands.add_credit(client, amount, account=account, is_json=is_json))
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What each client command does, once a client is connected."""
 
+import asyncio
 import json
 import sys
 from decimal import Decimal, InvalidOperation
@@ -16,10 +17,11 @@ from cli import push as pushing
 from cli.client import CallFailed, Client
 
 AMOUNT_MAX = Decimal(10) ** 9
+INTERRUPTED_TIMEOUT_S = 10.0
 
 
 async def push(
-    client: Client, model: str, path: Path, config: Path | None, is_public: bool, is_json: bool
+    client: Client, model: str, path: Path, *, config: Path | None, is_public: bool, is_json: bool
 ) -> None:
     owner, name, _ = predict.split_reference(model)
     project = pushing.read_project(path, config)
@@ -52,7 +54,7 @@ async def push(
 
 
 async def run(
-    client: Client, model: str, arguments: list[str], folder: Path, is_json: bool
+    client: Client, model: str, arguments: list[str], *, folder: Path, is_json: bool
 ) -> None:
     properties = await predict.input_schema(client, model)
     inputs = await predict.read_inputs(client, arguments, properties)
@@ -60,6 +62,10 @@ async def run(
     live = _LiveRun(is_quiet=is_json)
     try:
         prediction = await predict.follow(client, prediction, live.update)
+    except asyncio.CancelledError:
+        live.close()
+        await _cancel_interrupted(client, prediction.id)
+        raise
     finally:
         live.close()
     prediction = await predict.settled(client, prediction)
@@ -76,6 +82,24 @@ async def run(
         raise CallFailed(prediction.error or show.status_name(prediction))
 
 
+async def _cancel_interrupted(client: Client, prediction_id: str) -> None:
+    """Who stops waiting does not want to pay on; a second Ctrl-C ends this at once."""
+    request = prediction_pb2.CancelPredictionRequest(prediction_id=prediction_id)
+    show.err.print(f"canceling {prediction_id}", highlight=False)
+    try:
+        answer = await client.call(
+            client.predictions.CancelPrediction, request, INTERRUPTED_TIMEOUT_S
+        )
+    except CallFailed as error:
+        show.err.print(
+            f"it may still run ({error}); cancel it with `reprise cancel {prediction_id}`",
+            markup=False,
+            highlight=False,
+        )
+        return
+    show.err.print(f"{show.colored_status(answer.prediction)}  {prediction_id}")
+
+
 class _LiveRun:
     """Shows a run as it goes: where it waits, its logs, the pieces of streamed text."""
 
@@ -84,6 +108,7 @@ class _LiveRun:
         self._status = show.err.status("starting")
         self._logs_shown = 0
         self._items_shown = 0
+        self._is_closed = False
         self.is_streamed = False
         if not is_quiet:
             self._status.start()
@@ -112,8 +137,10 @@ class _LiveRun:
 
     def close(self) -> None:
         self._status.stop()
-        if self.is_streamed:
+        if self.is_streamed and not self._is_closed:
             sys.stdout.write("\n")
+            sys.stdout.flush()
+        self._is_closed = True
 
 
 def _show_output(output: object, is_streamed: bool) -> None:
@@ -179,7 +206,7 @@ async def show_credit(client: Client, is_json: bool) -> None:
     _show_credit(answer.credit, is_json)
 
 
-async def add_credit(client: Client, amount: str, account: str, is_json: bool) -> None:
+async def add_credit(client: Client, amount: str, *, account: str, is_json: bool) -> None:
     try:
         micros = Decimal(amount) * show.MICROS
     except InvalidOperation:
@@ -208,15 +235,14 @@ def examine(data: Path, is_json: bool) -> None:
         show.print_json([item.to_json() for item in findings])
     else:
         for item in findings:
-            mark = (
-                "[green]ok[/]"
-                if item.is_ok
-                else "[yellow]--[/]"
-                if item.is_optional
-                else "[red]no[/]"
-            )
-            show.out.print(f"{mark}  {item.name}: {item.detail}", highlight=False)
+            show.out.print(f"{_mark(item)}  {item.name}: {item.detail}", highlight=False)
             if not item.is_ok:
                 show.out.print(f"    {item.advice}", style="dim", markup=False, highlight=False)
     if any(not item.is_ok and not item.is_optional for item in findings):
         raise SystemExit(1)
+
+
+def _mark(finding: doctor.Finding) -> str:
+    if finding.is_ok:
+        return "[green]ok[/]"
+    return "[yellow]--[/]" if finding.is_optional else "[red]no[/]"

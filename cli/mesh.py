@@ -1,6 +1,8 @@
 """What the processes of one mesh are: commands, environments, ports."""
 
+import itertools
 import os
+import random
 import shutil
 import socket
 import sys
@@ -12,6 +14,9 @@ from pathlib import Path
 from cli.data_dir import DataDir
 from cli.tls import Certificate
 
+_PORT_MIN = 12_000
+# Linux' default start of the range for outgoing connections.
+_EPHEMERAL_PORT_MIN = 32_768
 SERVICES = ("gateway", "scheduler", "billing", "storage", "inference")
 # What a service may see of the caller's environment; uv needs the rest to reach its registry.
 _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
@@ -61,15 +66,35 @@ def choose_address(host: str, port: int) -> Address:
 
 
 def free_ports(host: str, count: int) -> list[int]:
-    """Ports that nobody listens on now, all different."""
-    probes = [socket.socket() for _ in range(count)]
+    """Ports that nobody listens on now, all different.
+
+    They lie below the range from which the kernel takes the ports of outgoing connections: a
+    service that is started again must find its port free.
+    """
+    candidates = random.sample(range(_PORT_MIN, _ephemeral_port_min()), k=50 * count)
+    free = (port for port in candidates if _is_free(host, port))
+    ports = list(itertools.islice(free, count))
+    if len(ports) < count:
+        raise SystemExit(
+            f"no {count} free ports found on {host}; end some listeners, or set --port"
+        )
+    return ports
+
+
+def _ephemeral_port_min() -> int:
     try:
-        for probe in probes:
-            probe.bind((host, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return _EPHEMERAL_PORT_MIN
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
 
 
 def processes(

@@ -101,7 +101,7 @@ async def _file_parts(path: Path) -> AsyncIterator[file_pb2.CreateFileRequest]:
     header = file_pb2.FileHeader(name=path.name, content_type=content_type)
     yield file_pb2.CreateFileRequest(header=header)
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_SIZE):
+        while chunk := await asyncio.to_thread(file.read, CHUNK_SIZE):
             yield file_pb2.CreateFileRequest(chunk=chunk)
 
 
@@ -165,9 +165,13 @@ async def _download(client: Client, file_id: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = _unused(folder / Path(record.file.name or file_id).name)
     request = file_pb2.DownloadFileRequest(file_id=file_id)
-    with path.open("wb") as file:
-        async for message in client.stream(client.files.DownloadFile, request):
-            file.write(message.body.data)
+    try:
+        with path.open("wb") as file:
+            async for message in client.stream(client.files.DownloadFile, request):
+                file.write(message.body.data)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -16,6 +16,7 @@ UPLOAD_TIMEOUT_S = 3600.0
 # Never part of a model, whatever the folder holds beside it.
 _LEFT_OUT = {".git", ".venv", "venv", "__pycache__", ".cog", "node_modules", ".DS_Store"}
 _LEFT_OUT_SUFFIXES = {".pyc"}
+_LABEL_SUFFIXES = {".txt", ".json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,20 @@ def _read_engine(path: Path, config: Path | None) -> Project:
         entry = _local_file(config.parent, config).entry
         entry.path = "reprise.yaml"
         files.append(LocalFile(config, entry))
-        files.extend(
-            _local_file(config.parent, source)
-            for source in sorted(config.parent.glob("*.txt"))
-            if source.name in config.read_text()
-        )
+        files.extend(_local_file(config.parent, source) for source in _labels(config))
     files.extend(
         _local_file(path.parent, source) for source in sorted(path.parent.glob(f"{path.name}.data"))
     )
     return Project(model_pb2.VERSION_KIND_ENGINE, files)
+
+
+def _labels(config: Path) -> Iterator[Path]:
+    """Files of labels that the config names, as lines or as a JSON list."""
+    # What the config means, and whether it is text at all, is judged where the model is built.
+    text = config.read_bytes().decode(errors="replace")
+    for source in sorted(config.parent.iterdir()):
+        if source.suffix in _LABEL_SUFFIXES and source.name in text and source.is_file():
+            yield source
 
 
 def _walk(folder: Path) -> Iterator[Path]:

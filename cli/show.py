@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from reprise.scheduler.v1 import prediction_pb2
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 MICROS = 1_000_000
 out = Console()
@@ -74,7 +74,9 @@ def _unwrapped(value: Any) -> Any:
 
 
 def predictions_table(predictions: list[prediction_pb2.Prediction]) -> Table:
-    table = Table("id", "model", "status", "created", "price", box=None, header_style="bold")
+    # An id that was cut short is of no use.
+    identifier = Column("id", no_wrap=True)
+    table = Table(identifier, "model", "status", "created", "price", box=None, header_style="bold")
     for item in predictions:
         created = item.created_at.ToDatetime(tzinfo=UTC).astimezone()
         table.add_row(

@@ -38,40 +38,57 @@ class _Running:
     delay_s: float = RESTART_DELAY_MIN_S
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A process died and was started again."""
+
+    name: str
+    exit_status: int
+    pid: int
+    log_path: Path
+
+    def describe(self) -> str:
+        status = self.exit_status
+        ending = f"signal {-status}" if status < 0 else f"exit status {status}"
+        return (
+            f"{self.name} died ({ending}) and was started again as process {self.pid}; "
+            f"its log is {self.log_path}"
+        )
+
+
 @dataclass(slots=True)
 class Supervisor:
-    """The processes of one mesh."""
+    """The processes of one mesh; `on_ready` is called once every service has answered."""
 
     data_dir: DataDir
     address: Address
     is_tls: bool
+    on_ready: Callable[[RunState], None]
+    on_restart: Callable[[Restart], None]
     _running: dict[str, _Running] = field(default_factory=dict)
     _is_stopping: bool = False
 
-    async def run(self, on_ready: Callable[[RunState], None]) -> None:
-        """Runs the mesh until SIGINT or SIGTERM; says when every service has answered."""
+    async def run(self) -> None:
+        """Runs the mesh until SIGINT or SIGTERM."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        stopped = asyncio.create_task(stop.wait())
-        keepers: list[asyncio.Task[None]] = []
+        parts: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
         try:
             for process in self._processes():
-                self._running[process.name] = _Running(process)
-                await self._start(self._running[process.name])
-                keepers.append(asyncio.create_task(self._keep(process.name)))
-            ready = asyncio.create_task(self._wait_until_ready())
-            await asyncio.wait({ready, stopped, *keepers}, return_when=asyncio.FIRST_COMPLETED)
-            if not stop.is_set():
-                await ready
-                self._write_state()
-                on_ready(self.state())
-                await asyncio.wait({stopped, *keepers}, return_when=asyncio.FIRST_COMPLETED)
+                item = self._running[process.name] = _Running(process)
+                await self._start(item)
+                parts.append(asyncio.create_task(self._keep(item)))
+            parts.append(asyncio.create_task(self._announce()))
+            # But for `stop` each ends only by failing, and that ends the mesh.
+            ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in ended:
+                part.result()
         finally:
             self._is_stopping = True
-            for keeper in keepers:
-                keeper.cancel()
+            for part in parts:
+                part.cancel()
             await self._stop_all()
             self.data_dir.remove_state()
 
@@ -102,7 +119,7 @@ class Supervisor:
         return mesh.processes(self.data_dir, self.address, self._url(), certificate)
 
     async def _start(self, item: _Running) -> None:
-        log_path = self.data_dir.path / "logs" / f"{item.process.name}.log"
+        log_path = self._log_path(item.process)
         _rotate(log_path)
         with log_path.open("ab") as log_file:
             item.child = await asyncio.create_subprocess_exec(
@@ -117,31 +134,37 @@ class Supervisor:
             )
         item.started_at = time.monotonic()
 
-    async def _keep(self, name: str) -> None:
-        item = self._running[name]
+    async def _announce(self) -> None:
+        await self._wait_until_ready()
+        self._write_state()
+        self.on_ready(self.state())
+        await asyncio.get_running_loop().create_future()
+
+    async def _keep(self, item: _Running) -> None:
         while True:
             assert item.child is not None
-            await item.child.wait()
+            status = await item.child.wait()
             if time.monotonic() - item.started_at > STEADY_AFTER_S:
                 item.delay_s = RESTART_DELAY_MIN_S
             await asyncio.sleep(item.delay_s)
             item.delay_s = min(item.delay_s * 2, RESTART_DELAY_MAX_S)
             await self._start(item)
             self._write_state()
+            log_path = self._log_path(item.process)
+            self.on_restart(Restart(item.process.name, status, item.child.pid, log_path))
+
+    def _log_path(self, process: Process) -> Path:
+        return self.data_dir.path / "logs" / f"{process.name}.log"
 
     def _write_state(self) -> None:
         if not self._is_stopping:
             self.data_dir.write_state(self.state())
 
     async def _wait_until_ready(self) -> None:
-        targets = {
-            name: item.process.health_target
-            for name, item in self._running.items()
-            if item.process.health_target is not None
-        }
+        targets = [item.process.health_target for item in self._running.values()]
         try:
             async with asyncio.timeout(READY_TIMEOUT_S), asyncio.TaskGroup() as group:
-                for target in targets.values():
+                for target in filter(None, targets):
                     group.create_task(_wait_until_serving(target))
         except TimeoutError:
             logs = self.data_dir.path / "logs"
@@ -152,8 +175,8 @@ class Supervisor:
 
     def _last_words(self) -> str:
         words = ""
-        for name in self._running:
-            lines = _tail(self.data_dir.path / "logs" / f"{name}.log")
+        for name, item in self._running.items():
+            lines = _tail(self._log_path(item.process))
             if "settings are missing" in lines or "Traceback" in lines:
                 words += f"{name} said:\n{lines}\n"
         return words

@@ -112,7 +112,17 @@ async def measure_parity(
     expected: Sequence[Tensors],
     tolerance: float,
 ) -> ParityReport:
-    """Runs golden inputs through an open engine, on the path that serves, and compares."""
+    """Runs golden inputs through an open engine, on the path that serves, and compares.
+
+    Args:
+        executor: The open engine.
+        inputs: Arrays by input name, request by request.
+        expected: The reference's arrays by output name, of the same requests.
+        tolerance: Largest `TensorParity.error` that passes.
+
+    Raises:
+        ExecutorError: The engine failed on a request.
+    """
     actual = [await executor.run(request) for request in inputs]
     return compare(expected, actual, tolerance=tolerance)
 
@@ -191,7 +201,7 @@ async def _compile_with(
             executor,
             inputs=goldens.inputs,
             expected=goldens.expected,
-            tolerance=options.tolerance or _TOLERANCES[target.precision],
+            tolerance=_tolerance(target, options),
         )
     finally:
         await executor.close()
@@ -207,6 +217,10 @@ async def _compile_with(
         parity=report,
         remarks=remarks,
     )
+
+
+def _tolerance(target: Target, options: CompileOptions) -> float:
+    return _TOLERANCES[target.precision] if options.tolerance is None else options.tolerance
 
 
 def _make_goldens(

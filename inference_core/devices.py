@@ -50,6 +50,7 @@ class CpuDevice:
 
 
 def find_cpu() -> CpuDevice:
+    """The CPU of this host; memory in bytes, bounded by this process's cgroup."""
     fields = _read_cpuinfo()
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     memory = psutil.virtual_memory()

@@ -79,6 +79,7 @@ class Engine:
     remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        """Everything but the path, which belongs to the host."""
         return {
             "digest": self.digest,
             "model_digest": self.model_digest,
@@ -92,6 +93,7 @@ class Engine:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], *, onnx_path: Path) -> "Engine":
+        """Raises KeyError, TypeError or ValueError for a document that `to_json` did not make."""
         target = document["target"]
         return cls(
             digest=document["digest"],

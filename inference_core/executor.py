@@ -94,12 +94,13 @@ class Executor:
         """Runs one request; it may share an engine call with others.
 
         Args:
-            inputs: Arrays by input name, in the signature's dtypes and shapes. They are lent, not
-                copied, so they must not change until this returns.
+            inputs: Arrays by input name, in the signature's dtypes and shapes; where requests are
+                merged, the first dimension counts the items, 1 to `max_batch_size`. C-contiguous
+                arrays are lent, not copied, so they must not change until this returns.
             deadline_s: Seconds from now by which the run must have started.
 
         Returns:
-            New arrays by output name.
+            New C-contiguous arrays by output name, with as many items as the inputs.
 
         Raises:
             InvalidInputError: A name, dtype or shape does not fit.
@@ -122,6 +123,7 @@ class Executor:
             self._futures.pop(request_id, None)
 
     def stats(self) -> ExecutorStats:
+        """Counters since it was opened, as of now; after `close` the last ones."""
         if self._native is not None:
             self._last_stats = self._native.stats()
         return self._last_stats

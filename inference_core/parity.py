@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from inference_core.errors import ParityError
+from inference_core.errors import ParityError, UnsupportedModelError
 from inference_core.signature import Array, Dtype, Signature, Tensors, TensorSpec
 
 # Two right answers in half precision may differ by this many of its smallest steps.
 _EPSILONS_MIN = 4
 # Integers are often indices into something; 0 and 1 exist in every table worth having.
+# A model that wants more than this in one tensor is refused instead of filling the host's memory.
+_INPUT_BYTES_MAX = 1 << 30
 _INTEGER_HIGH = {Dtype.UINT8: 256, Dtype.INT8: 128}
 
 
@@ -142,6 +144,12 @@ def _shape(
 
 
 def _golden(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    size_bytes = math.prod(shape) * np.dtype(spec.dtype.numpy).itemsize
+    if size_bytes > _INPUT_BYTES_MAX:
+        raise UnsupportedModelError(
+            f"input {spec.name!r} of shape {list(shape)} has {size_bytes} bytes, and "
+            f"{_INPUT_BYTES_MAX} are allowed: export the model with smaller dimensions"
+        )
     if spec.dtype.is_float:
         return random.standard_normal(shape).astype(spec.dtype.numpy)
     high = 2 if spec.dtype is Dtype.BOOL else _INTEGER_HIGH.get(spec.dtype, 2)

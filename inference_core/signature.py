@@ -28,6 +28,7 @@ class Dtype(StrEnum):
 
     @property
     def numpy(self) -> np.dtype[Any]:
+        """The numpy dtype, in native byte order."""
         return np.dtype(self.value)
 
     @property
@@ -44,6 +45,7 @@ class TensorSpec:
     shape: tuple[Dimension, ...]
 
     def describe(self) -> str:
+        """For people: `float32 [batch, 3, 224, ?]`."""
         dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
         return f"{self.dtype} [{dims}]"
 

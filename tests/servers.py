@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import random
 import socket
 import subprocess
 import sysconfig
@@ -11,10 +13,18 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody listens on now, and that no other test process takes."""
+    # Below the kernel's range for outgoing connections, in a part for this process alone.
+    index = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 10_000 + (index % 8) * 250
+    while True:
+        port = first + random.randrange(250)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 @dataclass(slots=True)

@@ -4,8 +4,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
+#include <exception>
 #include <map>
 #include <memory>
 #include <optional>
@@ -61,18 +63,27 @@ DType FromNumpy(const py::array& array, const std::string& name) {
 }
 
 py::array ToNumpy(Tensor tensor) {
-  std::byte* bytes = tensor.bytes.release();
-  const py::capsule owner(bytes, [](void* memory) { delete[] static_cast<std::byte*>(memory); });
+  const py::capsule owner(tensor.bytes.get(), [](void* memory) {
+    std::unique_ptr<std::byte[]>(static_cast<std::byte*>(memory)).reset();
+  });
+  std::byte* bytes = tensor.bytes.release();  // the capsule owns it from here
   return py::array(py::dtype(std::string(NameOf(tensor.dtype))), tensor.shape, bytes, owner);
 }
 
 // The arrays a request borrows from. Whoever lets go of them last may hold no GIL.
-std::shared_ptr<void> KeepAlive(std::vector<py::array> arrays) {
-  return std::shared_ptr<void>(new std::vector<py::array>(std::move(arrays)), [](void* kept) {
+class LentArrays {
+ public:
+  explicit LentArrays(std::vector<py::array> arrays) : arrays_(std::move(arrays)) {}
+  ~LentArrays() {
     const py::gil_scoped_acquire gil;
-    delete static_cast<std::vector<py::array>*>(kept);
-  });
-}
+    arrays_.clear();
+  }
+  LentArrays(const LentArrays&) = delete;
+  LentArrays& operator=(const LentArrays&) = delete;
+
+ private:
+  std::vector<py::array> arrays_;
+};
 
 struct PyCompletion {
   RequestId request_id;
@@ -105,7 +116,7 @@ class PyExecutor {
             static_cast<const std::byte*>(array.data())}});
     }
     if (deadline_s) request.deadline = Duration(*deadline_s);
-    request.keep_alive = KeepAlive(std::move(arrays));
+    request.keep_alive = std::make_shared<LentArrays>(std::move(arrays));
     return executor_->Submit(std::move(request));
   }
 
@@ -136,7 +147,14 @@ class PyExecutor {
                                                 std::string(Py_TYPE(value.ptr())->tp_name));
     }
     // Copies only what is not contiguous or not aligned already.
-    return py::array::ensure(value, py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_);
+    py::array array =
+        py::array::ensure(value, py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_);
+    if (!array) {
+      throw Error(
+          ErrorCode::kInvalidInput,
+          "input '" + name + "' cannot be copied to contiguous memory: send a C-contiguous array");
+    }
+    return array;
   }
 
   static std::chrono::nanoseconds Duration(double seconds) {
@@ -198,12 +216,16 @@ void BindErrors(py::module_& module) {
 }
 
 void BindValues(py::module_& module) {
-  py::class_<TensorSpec>(module, "TensorSpec", "A tensor of the engine; -1 is a dynamic dimension.")
+  py::class_<TensorSpec>(
+      module, "TensorSpec",
+      "A tensor of the engine: numpy's name of its dtype; -1 in dims is a dynamic dimension.")
       .def_readonly("name", &TensorSpec::name)
       .def_property_readonly("dtype",
                              [](const TensorSpec& spec) { return std::string(NameOf(spec.dtype)); })
       .def_readonly("dims", &TensorSpec::dims);
-  py::class_<PyCompletion>(module, "Completion", "A finished request: outputs or an error.")
+  py::class_<PyCompletion>(
+      module, "Completion",
+      "A finished request: outputs, new C-contiguous arrays by output name, or an error.")
       .def_readonly("request_id", &PyCompletion::request_id)
       .def_property_readonly("outputs",
                              [](const PyCompletion& completion)
@@ -212,7 +234,10 @@ void BindValues(py::module_& module) {
                              })
       .def_property_readonly(
           "error", [](const PyCompletion& completion) -> py::object { return completion.error; });
-  py::class_<ExecutorStats>(module, "ExecutorStats", "Counters of one executor.")
+  py::class_<ExecutorStats>(
+      module, "ExecutorStats",
+      "Counters of one executor: batch_count counts engine calls, item_count and "
+      "largest_batch_size rows, the others requests.")
       .def(py::init<>())
       .def_readwrite("queued_count", &ExecutorStats::queued_count)
       .def_readwrite("running_count", &ExecutorStats::running_count)
@@ -247,28 +272,67 @@ std::unique_ptr<PyExecutor> OpenOpenVino(std::string model_path,
       ExecutorOptions{max_batch_size, std::chrono::microseconds(max_queue_delay_us), queue_limit});
 }
 
+constexpr const char* kOpenDoc =
+    R"(Read and compile a model on the CPU; blocks, without the GIL.
+
+Args:
+    model_path: ONNX file or OpenVINO IR.
+    input_names: Every input; their order is that of `inputs`.
+    output_names: What requests get; their order is that of `outputs`.
+    properties: OpenVINO properties by name.
+    max_batch_size: Rows that one engine call may hold; 1 turns merging off.
+    max_queue_delay_us: How long a batch that could still grow waits, in microseconds.
+    queue_limit: Requests that may wait.
+    lane_count: Batches in flight; 0 takes what OpenVINO calls optimal.
+
+Raises:
+    ModelLoadError: OpenVINO cannot read or compile the model.
+    InvalidInputError: An option cannot work with this model.)";
+
+constexpr const char* kSubmitDoc =
+    R"(Queue a request and return its id; never blocks.
+
+Args:
+    inputs: Arrays by input name, in the dtypes and dims of `inputs`. With max_batch_size above 1
+        the first dimension is 1 to max_batch_size, the same for all. C-contiguous arrays are lent,
+        not copied: they must not change until the request completes.
+    deadline_s: Seconds from now by which the request must have started.
+
+Raises:
+    InvalidInputError: A name, dtype or shape does not fit; nothing was queued.
+    QueueFullError: As many requests wait as may wait.
+    ShutdownError: The executor was closed.)";
+
 void BindExecutor(py::module_& module) {
-  py::class_<PyExecutor>(module, "Executor", "Queue, batcher and lanes of one engine.")
+  py::class_<PyExecutor>(
+      module, "Executor",
+      "Queue, batcher and lanes of one engine. Any thread may call it; one alone may drain.")
       .def_static("open_openvino", &OpenOpenVino, py::arg("model_path"), py::kw_only(),
                   py::arg("input_names"), py::arg("output_names"), py::arg("properties"),
                   py::arg("max_batch_size"), py::arg("max_queue_delay_us"), py::arg("queue_limit"),
-                  py::arg("lane_count"), "Read and compile a model on the CPU.")
+                  py::arg("lane_count"), kOpenDoc)
       .def("submit", &PyExecutor::Submit, py::arg("inputs"), py::arg("deadline_s") = py::none(),
-           "Queue a request and return its id. The arrays must not change until it completes.")
+           kSubmitDoc)
       .def(
           "cancel", [](PyExecutor& self, RequestId id) { return self.executor().Cancel(id); },
-          py::arg("request_id"), "True if the request was still queued.")
-      .def("drain", &PyExecutor::Drain, "Everything that completed since the last call.")
+          py::arg("request_id"),
+          "True if the request was still queued: it completes with RequestCancelledError.")
+      .def("drain", &PyExecutor::Drain,
+           "Everything that completed since the last call; never blocks.")
       .def("close", &PyExecutor::Close,
            "Fail what is queued, wait for what runs, join. Idempotent.")
       .def(
           "fileno", [](PyExecutor& self) { return self.executor().completion_fd(); },
           "Readable when there is something to drain.")
-      .def("stats", [](PyExecutor& self) { return self.executor().stats(); })
-      .def_property_readonly("inputs",
-                             [](PyExecutor& self) { return self.executor().device().inputs(); })
-      .def_property_readonly("outputs",
-                             [](PyExecutor& self) { return self.executor().device().outputs(); });
+      .def(
+          "stats", [](PyExecutor& self) { return self.executor().stats(); },
+          "A copy of the counters as of now.")
+      .def_property_readonly(
+          "inputs", [](PyExecutor& self) { return self.executor().device().inputs(); },
+          "What a request must hold, in the order of input_names.")
+      .def_property_readonly(
+          "outputs", [](PyExecutor& self) { return self.executor().device().outputs(); },
+          "What a completion holds, in the order of output_names.");
 }
 
 }  // namespace

@@ -43,13 +43,15 @@ class Loadable:
 class EngineExecutor(Protocol):
     """Runs requests on one engine; `inference_core.executor.Executor` documents the contract."""
 
-    async def run(
-        self, inputs: Tensors, *, deadline_s: float | None = None
-    ) -> dict[str, Array]: ...
+    async def run(self, inputs: Tensors, *, deadline_s: float | None = None) -> dict[str, Array]:
+        """Arrays by output name. Raises ExecutorError."""
+        ...
 
     def stats(self) -> ExecutorStats: ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Fails what waits, lets what runs finish."""
+        ...
 
 
 class Backend(Protocol):
@@ -59,7 +61,9 @@ class Backend(Protocol):
     def name(self) -> str: ...
 
     @property
-    def merges_requests(self) -> bool: ...
+    def merges_requests(self) -> bool:
+        """Whether its executors run several requests as one engine call."""
+        ...
 
     @property
     def version(self) -> str:

@@ -55,6 +55,7 @@ class ReferenceModel:
         self._inference = _load(onnx_path, options)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
+        """Arrays by output name; blocks. Raises DeviceError when the model refuses the inputs."""
         return _run(self._inference, inputs)
 
 

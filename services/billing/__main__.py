@@ -1,6 +1,5 @@
 """The billing service: `python -m services.billing`."""
 
-import time
 from pathlib import Path
 
 from prometheus_client import REGISTRY
@@ -12,6 +11,7 @@ from services.billing.servicer import LedgerServicer, PriceServicer
 from services.billing.settings import BillingSettings
 from services.billing.store import Store
 from services.chassis import server, telemetry
+from services.chassis.clock import now_us
 from services.chassis.db import Database
 from services.chassis.server import Servicer
 from services.chassis.settings import load
@@ -30,13 +30,12 @@ async def main() -> None:
         prices=settings.prices,
         starting_credit_micros=settings.starting_credit_micros,
         currency=settings.currency,
-        now_us=lambda: time.time_ns() // 1000,
+        now_us=now_us,
     )
     await journal.load()
     REGISTRY.register(LedgerCollector(lambda: journal.books))
     await server.serve(
         settings,
-        name="billing",
         servicers=[
             Servicer(
                 ledger_pb2_grpc.add_LedgerServiceServicer_to_server,

@@ -6,7 +6,7 @@ from collections.abc import Sized
 from reprise.billing.v1 import ledger_pb2
 
 from services.billing.pricing import RUN_MS_MAX
-from services.chassis.errors import FieldViolation, InvalidInput, PermissionDenied, Unauthenticated
+from services.chassis.errors import InvalidInput, PermissionDenied, invalid_field
 
 ACCOUNT_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # Without colons: what the ledger adds by itself has one in its name.
@@ -18,17 +18,10 @@ CREDIT_MICROS_MAX = 10**15
 
 def amount_error(problem: str) -> InvalidInput:
     """A refusal of amount_micros."""
-    return _error("amount_micros", problem, kind="number_lte")
+    return invalid_field("amount_micros", problem, "number_lte")
 
 
-def check_caller(account_id: str) -> None:
-    """Methods for customers need one."""
-    if not account_id:
-        raise Unauthenticated("this call needs an account: send an API token")
-
-
-def check_operator(account_id: str, *, is_operator: bool) -> None:
-    check_caller(account_id)
+def check_operator(*, is_operator: bool) -> None:
     if not is_operator:
         raise PermissionDenied("only an operator may add credit")
 
@@ -37,7 +30,7 @@ def check_add_credit(request: ledger_pb2.AddCreditRequest, *, request_id: str) -
     if request.account_id:
         _check_account_id(request.account_id, "account_id")
     if request.amount_micros <= 0:
-        raise _error("amount_micros", "must be more than 0", kind="number_gt")
+        raise invalid_field("amount_micros", "must be more than 0", "number_gt")
     if request.amount_micros > CREDIT_MICROS_MAX:
         raise amount_error(f"must be at most {CREDIT_MICROS_MAX}")
     _check_length(request.note, "note", NOTE_LENGTH_MAX)
@@ -51,7 +44,7 @@ def check_list_entries(request: ledger_pb2.ListLedgerEntriesRequest) -> None:
 
 def check_list_open_holds(request: ledger_pb2.ListOpenHoldsRequest) -> None:
     if request.older_than_s < 0:
-        raise _error("older_than_s", "must not be negative", kind="number_gte")
+        raise invalid_field("older_than_s", "must not be negative", "number_gte")
 
 
 def check_holds(request: ledger_pb2.CreateHoldsRequest, *, batch_size_max: int) -> None:
@@ -63,7 +56,7 @@ def check_holds(request: ledger_pb2.CreateHoldsRequest, *, batch_size_max: int) 
         _check_id(hold.hardware, f"{field}.hardware")
         if not 0 < hold.run_ms_max <= RUN_MS_MAX:
             problem = f"must be from 1 to {RUN_MS_MAX}"
-            raise _error(f"{field}.run_ms_max", problem, kind="number_lte")
+            raise invalid_field(f"{field}.run_ms_max", problem, "number_lte")
 
 
 def check_settlements(request: ledger_pb2.SettleHoldsRequest, *, batch_size_max: int) -> None:
@@ -74,44 +67,39 @@ def check_settlements(request: ledger_pb2.SettleHoldsRequest, *, batch_size_max:
         if settlement.HasField("capture"):
             # No upper bound: beyond the hold, the hold is what is charged.
             if settlement.capture.run_ms < 0:
-                raise _error(f"{field}.capture.run_ms", "must not be negative", kind="number_gte")
+                raise invalid_field(f"{field}.capture.run_ms", "must not be negative", "number_gte")
         elif settlement.HasField("release"):
             _check_length(settlement.release.reason, f"{field}.release.reason", NOTE_LENGTH_MAX)
         else:
-            raise _error(f"{field}.action", "must be capture or release", kind="required")
+            raise invalid_field(f"{field}.action", "must be capture or release", "required")
 
 
 def _check_batch(items: Sized, field: str, size_max: int) -> None:
     if len(items) > size_max:
-        raise _error(field, f"must have at most {size_max} items", kind="array_lte")
+        raise invalid_field(field, f"must have at most {size_max} items", "array_lte")
 
 
 def _check_id(value: str, field: str) -> None:
     if not value:
-        raise _error(field, "is required", kind="required")
+        raise invalid_field(field, "is required", "required")
     _check_length(value, field, ID_LENGTH_MAX)
 
 
 def _check_hold_id(value: str, field: str) -> None:
     if not HOLD_ID.fullmatch(value):
         problem = "must be a prediction id: 1 to 255 letters, digits, dots, dashes or underscores"
-        raise _error(field, problem, kind="pattern")
+        raise invalid_field(field, problem, "pattern")
 
 
 def _check_length(value: str, field: str, length_max: int) -> None:
     if len(value) > length_max:
         problem = f"must have at most {length_max} characters"
-        raise _error(field, problem, kind="string_lte")
+        raise invalid_field(field, problem, "string_lte")
 
 
 def _check_account_id(value: str, field: str) -> None:
     if not value:
-        raise _error(field, "is required", kind="required")
+        raise invalid_field(field, "is required", "required")
     if not ACCOUNT_ID.fullmatch(value):
         problem = "must be a username: 1 to 64 lower-case letters, digits and dashes"
-        raise _error(field, problem, kind="pattern")
-
-
-def _error(field: str, problem: str, *, kind: str) -> InvalidInput:
-    violation = FieldViolation(field=field, description=problem, kind=kind)
-    return InvalidInput(f"{field} {problem}", fields=[violation])
+        raise invalid_field(field, problem, "pattern")

@@ -129,7 +129,7 @@ class Journal:
         return [_settlement_result(hold_id, receipts.get(hold_id)) for hold_id in ids]
 
     def open_holds(self, *, older_than_s: int) -> list[Entry]:
-        """Holds of at least this age, oldest first."""
+        """Holds of at least this age."""
         return self.books.holds_older_than(self._now_us() - older_than_s * 1_000_000)
 
     async def _try_holds(

@@ -277,13 +277,12 @@ class Books:
         return self.balance(ledger_account) - self._debits_under_way.get(ledger_account, 0)
 
     def holds_older_than(self, created_at_us: int) -> list[Entry]:
-        """Holds created before, oldest first, unless they are being settled just now."""
-        old = [
+        """Holds created before, unless they are being settled just now."""
+        return [
             hold.entry
             for hold in self.open_holds.values()
             if hold.settlement is None and hold.entry.created_at_us < created_at_us
         ]
-        return sorted(old, key=age_order)
 
     def begin(self, entry: Entry) -> None:
         """An entry is about to be written: its debits count at once."""

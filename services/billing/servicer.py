@@ -3,19 +3,22 @@
 from typing import Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from reprise.billing.v1 import ledger_pb2, ledger_pb2_grpc, price_pb2, price_pb2_grpc
 from sqlalchemy import Row
 
-from services.billing import checks, pages, pricing
+from services.billing import checks, pricing
 from services.billing.journal import Journal
 from services.billing.ledger import Credit, EntryKind, age_order, entry_id
 from services.billing.settings import BillingSettings
 from services.billing.store import Store
 from services.chassis import paging
-from services.chassis.server import caller
+from services.chassis.clock import timestamp
+from services.chassis.server import account_of, caller
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+PAGE_SIZE_DEFAULT = 100
+PAGE_SIZE_MAX = 1000
 
 _KINDS = {
     EntryKind.CREDIT: ledger_pb2.LEDGER_ENTRY_KIND_CREDIT,
@@ -36,20 +39,19 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     async def GetCredit(
         self, request: ledger_pb2.GetCreditRequest, context: Context
     ) -> ledger_pb2.GetCreditResponse:
-        account_id = caller(context).account_id
-        checks.check_caller(account_id)
+        account_id = account_of(context)
         credit = await self._journal.credit(account_id)
         return ledger_pb2.GetCreditResponse(credit=self._credit(account_id, credit))
 
     async def AddCredit(
         self, request: ledger_pb2.AddCreditRequest, context: Context
     ) -> ledger_pb2.AddCreditResponse:
-        who = caller(context)
-        checks.check_operator(who.account_id, is_operator=who.is_operator)
+        who, caller_id = caller(context), account_of(context)
+        checks.check_operator(is_operator=who.is_operator)
         checks.check_add_credit(request, request_id=who.request_id)
-        account_id = request.account_id or who.account_id
+        account_id = request.account_id or caller_id
         credit = await self._journal.add_credit(
-            f"credit:{who.account_id}:{who.request_id}",
+            f"credit:{caller_id}:{who.request_id}",
             account_id=account_id,
             amount_micros=request.amount_micros,
             note=request.note,
@@ -59,16 +61,16 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     async def ListLedgerEntries(
         self, request: ledger_pb2.ListLedgerEntriesRequest, context: Context
     ) -> ledger_pb2.ListLedgerEntriesResponse:
-        account_id = caller(context).account_id
-        checks.check_caller(account_id)
+        account_id = account_of(context)
         checks.check_list_entries(request)
-        place = pages.parse(request.page_token, page_size=request.page_size)
-        rows = await self._store.list_entries(
-            account_id, prediction_id=request.prediction_id, place=place
+        page = await self._store.list_entries(
+            account_id,
+            prediction_id=request.prediction_id,
+            page_token=request.page_token,
+            page_size=_page_size(request.page_size),
         )
-        page = pages.cut([row.sequence for row in rows], place)
         return ledger_pb2.ListLedgerEntriesResponse(
-            entries=[self._entry(row) for row in rows[page.rows]],
+            entries=[self._entry(row) for row in page.rows],
             next_page_token=page.next_page_token,
             previous_page_token=page.previous_page_token,
         )
@@ -91,15 +93,16 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self, request: ledger_pb2.ListOpenHoldsRequest, context: Context
     ) -> ledger_pb2.ListOpenHoldsResponse:
         checks.check_list_open_holds(request)
-        size = paging.bounded_page_size(
-            request.page_size, default=pages.SIZE_DEFAULT, maximum=pages.SIZE_MAX
+        page = paging.slice_page(
+            self._journal.open_holds(older_than_s=request.older_than_s),
+            key=age_order,
+            page_token=request.page_token,
+            page_size=_page_size(request.page_size),
+            label="open holds",
         )
-        after = pages.parse_age(request.page_token)
-        holds = self._journal.open_holds(older_than_s=request.older_than_s)
-        rest = [hold for hold in holds if age_order(hold) > after]
         return ledger_pb2.ListOpenHoldsResponse(
-            hold_ids=[hold.operation_id for hold in rest[:size]],
-            next_page_token=pages.age_token(age_order(rest[size - 1])) if len(rest) > size else "",
+            hold_ids=[hold.operation_id for hold in page.items],
+            next_page_token=page.next_page_token,
         )
 
     def _credit(self, account_id: str, credit: Credit) -> ledger_pb2.Credit:
@@ -113,15 +116,13 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
     def _entry(self, row: Row[Any]) -> ledger_pb2.LedgerEntry:
         kind = EntryKind(row.kind)
-        created_at = Timestamp()
-        created_at.FromMicroseconds(row.created_at_us)
         return ledger_pb2.LedgerEntry(
             id=entry_id(kind, row.operation_id),
             kind=_KINDS[kind],
             amount_micros=row.amount_micros,
             prediction_id="" if kind is EntryKind.CREDIT else row.operation_id,
             note=row.note or self._note(row),
-            created_at=created_at,
+            created_at=timestamp(row.created_at_us),
         )
 
     def _note(self, row: Row[Any]) -> str:
@@ -146,16 +147,15 @@ class PriceServicer(price_pb2_grpc.PriceServiceServicer):
     async def ListPrices(
         self, request: price_pb2.ListPricesRequest, context: Context
     ) -> price_pb2.ListPricesResponse:
-        size = paging.bounded_page_size(
-            request.page_size, default=pages.SIZE_DEFAULT, maximum=pages.SIZE_MAX
+        page = paging.slice_page(
+            self._settings.prices,
+            key=lambda sku: (sku,),
+            page_token=request.page_token,
+            page_size=_page_size(request.page_size),
+            label="prices",
         )
-        after = str(paging.decode_cursor(request.page_token).get("after", ""))
-        rest = sorted(sku for sku in self._settings.prices if sku > after)
         return price_pb2.ListPricesResponse(
-            prices=[self._price(sku) for sku in rest[:size]],
-            next_page_token=(
-                paging.encode_cursor({"after": rest[size - 1]}) if len(rest) > size else ""
-            ),
+            prices=[self._price(sku) for sku in page.items], next_page_token=page.next_page_token
         )
 
     def _price(self, hardware: str) -> price_pb2.Price:
@@ -164,3 +164,7 @@ class PriceServicer(price_pb2_grpc.PriceServiceServicer):
             price_micros_per_second=self._settings.prices[hardware],
             currency=self._settings.currency,
         )
+
+
+def _page_size(page_size: int) -> int:
+    return paging.bounded_page_size(page_size, default=PAGE_SIZE_DEFAULT, maximum=PAGE_SIZE_MAX)

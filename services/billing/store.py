@@ -37,8 +37,8 @@ from services.billing.ledger import (
     entry_id,
     held_of,
 )
-from services.billing.pages import Place
 from services.chassis.db import Database
+from services.chassis.paging import Order, Page, read_page
 
 _METADATA = MetaData()
 ENTRIES = Table(
@@ -62,6 +62,7 @@ POSTINGS = Table(
     Column("ledger_account", Text, primary_key=True),
     Column("amount_micros", BigInteger),
 )
+_NEWEST_FIRST = Order(columns=(ENTRIES.c.sequence,), label="ledger entries")
 _LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM ledger_entries"
 
 
@@ -127,28 +128,24 @@ class Store:
         return {row.operation_id: _receipt(row) for row in rows}
 
     async def list_entries(
-        self, account_id: str, *, prediction_id: str, place: Place
-    ) -> list[Row[Any]]:
-        """An account's entries, newest first, each with its change of the available credit.
-
-        One more than the page holds, where there is one: on the far side of where it starts.
-        """
-        sequence = ENTRIES.c.sequence
-        query = _entries_with_change_of(available_of(account_id)).where(
-            ENTRIES.c.account_id == account_id
-        )
+        self, account_id: str, *, prediction_id: str, page_token: str, page_size: int
+    ) -> Page:
+        """An account's entries, newest first, each with its change of the available credit."""
+        query = _entries_with_change_of(available_of(account_id))
         if prediction_id:
-            query = query.where(ENTRIES.c.operation_id == prediction_id)
-        if place.before is not None:
-            query = query.where(sequence < place.before)
-        if place.after is not None:
-            query = query.where(sequence > place.after)
-        # A page of newer entries is the oldest of them, turned around.
-        is_turned = place.after is not None
-        query = query.order_by(sequence.asc() if is_turned else sequence.desc())
-        query = query.limit(place.size + 1)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return list(reversed(rows)) if is_turned else list(rows)
+            # An account has any number of entries, a prediction two: the concatenation keeps the
+            # planner from the account's index.
+            is_own = ENTRIES.c.account_id.concat("") == account_id
+            query = query.where(ENTRIES.c.operation_id == prediction_id, is_own)
+        else:
+            query = query.where(ENTRIES.c.account_id == account_id)
+
+        def work(connection: Connection) -> Page:
+            return read_page(
+                connection, query, order=_NEWEST_FIRST, page_token=page_token, page_size=page_size
+            )
+
+        return await self._database.read(work)
 
     def _load(self, connection: Connection) -> LoadedLedger:
         self._last_sequence = _last_sequence(connection)

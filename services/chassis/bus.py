@@ -28,6 +28,8 @@ DELIVERY_COUNT_MAX = 5
 CONCURRENCY_MAX = 256
 PUBLISH_TIMEOUT_S = 5.0
 FETCH_WAIT_S = 5.0
+# How soon an event comes again after its consumer was killed; handlers take milliseconds.
+ACK_WAIT_S = 5
 STREAM_AGE_MAX_S = 7 * 24 * 3600
 PENDING_SIZE_MAX = 64 * 1024 * 1024
 
@@ -159,10 +161,10 @@ class Bus:
             try:
                 await self._ensure_stream(subject)
                 subscription = await self._jetstream.pull_subscribe(
-                    subject, durable=durable, config=ConsumerConfig(ack_wait=30)
+                    subject, durable=durable, config=ConsumerConfig(ack_wait=ACK_WAIT_S)
                 )
                 await self._drain(event_type, handler, subscription)
-            except (nats.errors.Error, JetStreamError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - the outermost loop of a consumer
                 # The server restarts or its store was deleted: look again, calmly.
                 self._streams.discard(subject)
                 log.warning(

@@ -1,5 +1,7 @@
 """Error meanings, and the one table between them and gRPC statuses."""
 
+import errno
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -119,6 +121,33 @@ _BY_STATUS = {meaning.status: meaning for meaning in MEANINGS} | {
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
     grpc.StatusCode.CANCELLED: Unavailable,
 }
+
+
+def invalid_field(field: str, problem: str, kind: str = "invalid") -> InvalidInput:
+    """The refusal of one input field: what is wrong with it, as the end of a sentence."""
+    violation = FieldViolation(field=field, description=problem, kind=kind)
+    return InvalidInput(f"{field} {problem}", fields=[violation])
+
+
+def file_too_large(limit_bytes: int) -> ResourceExhausted:
+    """The refusal of a file above its limit, in the words that clients know."""
+    limit = f"{limit_bytes // 2**20}MB" if limit_bytes >= 2**20 else f"{limit_bytes} bytes"
+    return ResourceExhausted(f"Files must be less than {limit} in size", reason="FILE_TOO_LARGE")
+
+
+def of_full_disk(error: BaseException) -> ResourceExhausted | None:
+    """The refusal where a fault comes from a full disk; None where it comes from elsewhere."""
+    cause: BaseException | None = error
+    while cause is not None:
+        is_full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_full or getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            return ResourceExhausted(
+                "nothing can be stored, because the disk of the mesh is full; its operator makes "
+                "room on it",
+                reason="DISK_FULL",
+            )
+        cause = cause.__cause__
+    return None
 
 
 def to_details(error: RepriseError) -> bytes:

@@ -56,6 +56,16 @@ def caller(grpc_context: Any) -> Caller:
     return _CALLER.get()
 
 
+def account_of(grpc_context: Any) -> str:
+    """The calling account, for methods that make no sense without one."""
+    account_id = caller(grpc_context).account_id
+    if not account_id:
+        raise Unauthenticated(
+            "the call names no account: send an API token; peers pass the account they act for"
+        )
+    return account_id
+
+
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Lets only the mesh in; turns our errors into statuses; opens the call's span."""
 
@@ -142,13 +152,15 @@ async def _abort(context: Any, error: RepriseError) -> None:
     await context.abort(error.status, error.message)
 
 
-def _hidden(error: Exception, method: str) -> Internal:
+def _hidden(error: Exception, method: str) -> RepriseError:
     error_id = secrets.token_hex(6)
     log.error(
         "call failed by a fault of ours",
         exc_info=error,
         extra={"event": "call_failed", "error_id": error_id, "method": method},
     )
+    if full := errors.of_full_disk(error):
+        return full
     return Internal(f"internal error {error_id}; the operator finds it in the logs by this id")
 
 
@@ -160,7 +172,6 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 async def serve(
     settings: ServiceSettings,
     *,
-    name: str,
     servicers: Sequence[Servicer],
     background: Sequence[Callable[[], Awaitable[None]]] = (),
     on_stop: Sequence[Callable[[], Awaitable[None]]] = (),

@@ -17,6 +17,8 @@ from prometheus_client import start_http_server
 
 from services.chassis.settings import ServiceSettings
 
+log = logging.getLogger(__name__)
+
 _PROPAGATOR = TraceContextTextMapPropagator()
 _TRACEPARENT: ContextVar[str] = ContextVar("traceparent", default="")
 # One for the process, set once by setup(); None where nobody receives spans.
@@ -47,15 +49,20 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def setup(name: str, settings: ServiceSettings) -> int:
-    """Sets up logs, metrics and traces; returns the port of the metrics page."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(name))
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+def setup(name: str, settings: ServiceSettings) -> None:
+    """Sets up logs, metrics and traces."""
+    setup_logs(name, settings.log_level)
     _setup_tracing(name, settings.otlp_endpoint)
     host, _, port = settings.metrics_listen.rpartition(":")
     server, _ = start_http_server(int(port), addr=host)
-    return int(server.server_port)
+    log.info("metrics page open", extra={"event": "metrics_open", "port": server.server_port})
+
+
+def setup_logs(name: str, level: str) -> None:
+    """JSON lines on standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(name))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def _setup_tracing(name: str, otlp_endpoint: str) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import secrets
-from datetime import UTC, datetime
 from pathlib import Path
 
 from reprise.gateway.v1 import account_pb2, account_pb2_grpc, events_pb2, fetch_pb2, fetch_pb2_grpc
@@ -10,6 +9,7 @@ from reprise.gateway.v1 import account_pb2, account_pb2_grpc, events_pb2, fetch_
 from services.chassis import server, settings, telemetry
 from services.chassis.bus import Bus
 from services.chassis.channels import Peer, open_channel
+from services.chassis.clock import now_us
 from services.chassis.db import Database
 from services.chassis.server import Servicer
 from services.gateway.app import App
@@ -77,7 +77,6 @@ async def main(config: GatewaySettings) -> None:
     )
     await server.serve(
         config,
-        name="gateway",
         servicers=[
             Servicer(
                 account_pb2_grpc.add_AccountServiceServicer_to_server,
@@ -115,7 +114,7 @@ async def bootstrap(store: Store, config: GatewaySettings) -> None:
         username=config.bootstrap_username,
         digest=digest_of(config.bootstrap_token),
         token_id=secrets.token_hex(8),
-        now=datetime.now(UTC),
+        now_us=now_us(),
     )
 
 

@@ -140,11 +140,12 @@ class App:
             with telemetry.span(name, parent=parent, kind=SpanKind.SERVER):
                 await self._serve(exchange, match, path)
         except Disconnected:
-            exchange.status = exchange.status or 499
+            # Read only by a caller that is still there: one whose body is badly framed.
+            await _refuse(exchange, problem.broken_body())
         except RepriseError as error:
-            await _refuse(exchange, problem.for_callers(error, _name_of(exchange)))
+            await _refuse(exchange, problem.for_callers(error, _name_of(exchange, template)))
         except Exception as error:  # noqa: BLE001 - the outermost frame of a request
-            await _refuse(exchange, problem.hidden(error, _name_of(exchange)))
+            await _refuse(exchange, problem.hidden(error, _name_of(exchange, template)))
         return template
 
     async def _serve(self, exchange: Exchange, match: Match, path: str) -> None:
@@ -300,8 +301,9 @@ async def _refuse(exchange: Exchange, error: RepriseError) -> None:
     await exchange.answer(status, headers, body)
 
 
-def _name_of(exchange: Exchange) -> str:
-    return f"{exchange.method} {exchange.path[:200]}"
+def _name_of(exchange: Exchange, template: str) -> str:
+    # Paths of streams hold a token: where the route is known, it is what the log names.
+    return f"{exchange.method} {template or exchange.path[:200]}"
 
 
 def _wait_of(request: Any) -> float | None:

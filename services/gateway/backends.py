@@ -93,26 +93,22 @@ class Backends:
                     raise
             await asyncio.sleep(RETRY_PAUSE_S)
 
-    async def stream(
+    def stream(
         self, method: MethodDescriptor, request: Any, *, identity: Identity, request_id: str
     ) -> AsyncIterator[Any]:
         """The answers of a server-streaming call."""
-        call = self.open_stream(method, request, identity=identity, request_id=request_id)
-        try:
-            async for answer in call:
-                yield answer
-        except grpc.aio.AioRpcError as error:
-            raise errors.from_rpc(error) from error
-        finally:
-            call.cancel()
+        return self.peer_of(method).stream(
+            self._stream_of(method),
+            request,
+            account_id=identity.account_id,
+            is_operator=identity.is_operator,
+            request_id=request_id,
+        )
 
-    def open_stream(
-        self, method: MethodDescriptor, request: Any, *, identity: Identity, request_id: str = ""
-    ) -> Any:
+    def open_stream(self, method: MethodDescriptor, request: Any, *, identity: Identity) -> Any:
         """A server-streaming call; whoever opens it cancels it."""
-        peer = self.peer_of(method)
-        rpc = self._streams.get(method.full_name) or self._bind_stream(method)
-        return rpc(request, metadata=_metadata(peer, identity, request_id))
+        metadata = self.peer_of(method).metadata(identity.account_id, identity.is_operator)
+        return self._stream_of(method)(request, metadata=metadata)
 
     def _bind_unary(self, method: MethodDescriptor) -> Any:
         channel = self.peer_of(method).channel
@@ -120,9 +116,11 @@ class Backends:
         rpc = self._unary[method.full_name] = bind(rpc_path(method), **_codecs(method))
         return rpc
 
-    def _bind_stream(self, method: MethodDescriptor) -> Any:
-        bind = self.peer_of(method).channel.unary_stream
-        rpc = self._streams[method.full_name] = bind(rpc_path(method), **_codecs(method))
+    def _stream_of(self, method: MethodDescriptor) -> Any:
+        rpc = self._streams.get(method.full_name)
+        if rpc is None:
+            bind = self.peer_of(method).channel.unary_stream
+            rpc = self._streams[method.full_name] = bind(rpc_path(method), **_codecs(method))
         return rpc
 
 
@@ -134,10 +132,6 @@ def is_connection_loss(error: Unavailable) -> bool:
     if cause.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return False
     return all(key != errors.DETAILS_KEY for key, _ in cause.trailing_metadata() or ())
-
-
-def _metadata(peer: Peer, identity: Identity, request_id: str) -> tuple[tuple[str, str], ...]:
-    return peer.metadata(identity.account_id, identity.is_operator, request_id)
 
 
 def _codecs(method: MethodDescriptor) -> dict[str, Any]:

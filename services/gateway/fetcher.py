@@ -14,8 +14,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from services.chassis.errors import FieldViolation, InvalidInput
-from services.gateway import problem
+from services.chassis.errors import FieldViolation, InvalidInput, file_too_large
 
 REDIRECT_COUNT_MAX = 3
 URL_LENGTH_MAX = 8192
@@ -88,7 +87,7 @@ class Fetcher:
         self, response: aiohttp.ClientResponse, parts: SplitResult
     ) -> AsyncIterator[FetchedChunk]:
         if (response.content_length or 0) > self._size_max:
-            raise problem.file_too_large(self._size_max)
+            raise file_too_large(self._size_max)
         yield FetchedChunk(
             b"", response.headers.get("Content-Type", "")[:255], _name(response, parts)
         )
@@ -96,7 +95,7 @@ class Fetcher:
         async for chunk in response.content.iter_chunked(CHUNK_SIZE):
             size += len(chunk)
             if size > self._size_max:
-                raise problem.file_too_large(self._size_max)
+                raise file_too_large(self._size_max)
             yield FetchedChunk(chunk)
 
     async def _resolve(self, url: str, parts: SplitResult, deadline: float) -> list[ResolveResult]:

@@ -17,6 +17,7 @@ from services.chassis.errors import FieldViolation, InvalidInput, PermissionDeni
 MARKER = "reprise-file:"
 # A steady expiry keeps a file's URL the same from poll to poll.
 _EXPIRY_STEP_S = 3600
+_QUERY_FIELD_COUNT_MAX = 20
 
 _FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A JSON string token starts at a quote that no backslash precedes; one before a colon is a key.
@@ -63,7 +64,7 @@ class LinkSigner:
 
     def owner_of(self, *, file_id: str, query: str) -> str | None:
         """The owner that a query's signature speaks for; None where it has no signature."""
-        values = {name: items[-1] for name, items in parse_qs(query, max_num_fields=20).items()}
+        values = _query_values(query) or {}
         signature = values.get("signature", "")
         if not signature:
             return None
@@ -77,6 +78,15 @@ class LinkSigner:
                 reason="URL_EXPIRED",
             )
         return owner
+
+
+def _query_values(query: str) -> dict[str, str] | None:
+    """The last value of each parameter; None where there are more than any URL of ours has."""
+    try:
+        values = parse_qs(query, max_num_fields=_QUERY_FIELD_COUNT_MAX)
+    except ValueError:
+        return None
+    return {name: items[-1] for name, items in values.items()}
 
 
 def is_file_id(text: str) -> bool:
@@ -101,8 +111,10 @@ def take_in_file_urls(text: str, *, hosts: frozenset[str], account_id: str) -> s
 
     def replace(match: re.Match[str]) -> str:
         host, file_id, query = match.groups()
-        owner = parse_qs(query or "", max_num_fields=20).get("owner", [account_id])[-1]
-        if host.lower() not in hosts or owner != account_id:
+        values = _query_values(query or "")
+        if host.lower() not in hosts or values is None:
+            return match[0]
+        if values.get("owner", account_id) != account_id:
             return match[0]
         return f'"{MARKER}{file_id}"'
 

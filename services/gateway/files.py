@@ -12,8 +12,8 @@ from reprise.storage.v1 import file_pb2
 from reprise.wire.v1 import options_pb2
 from reprise.wire.v1.json_pb2 import Json
 
-from services.chassis.errors import NotFound
-from services.gateway import file_links, problem
+from services.chassis.errors import NotFound, file_too_large
+from services.gateway import file_links
 from services.gateway.auth import Identity
 from services.gateway.backends import Backends
 from services.gateway.file_links import MARKER, LinkSigner
@@ -65,7 +65,7 @@ class Files:
         """Stores the file of an upload form; the answer message of CreateFile."""
         limit = self._settings.file_size_max
         if (exchange.content_length or 0) > limit + FORM_OVERHEAD_MAX:
-            raise problem.file_too_large(limit)
+            raise file_too_large(limit)
         reader = FormReader(exchange.header(b"content-type"), limit)
         form = await reader.read(exchange.chunks())
         header = file_pb2.FileHeader(

@@ -14,7 +14,7 @@ import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from services.chassis.errors import FieldViolation, InvalidInput
+from services.chassis.errors import FieldViolation, InvalidInput, file_too_large
 from services.gateway import problem
 
 FIELDS_SIZE_MAX = 1 * 2**20
@@ -138,7 +138,7 @@ class FormReader:
         if self._part is self._file:
             self._size_bytes += len(data)
             if self._size_bytes > self._file_size_max:
-                raise problem.file_too_large(self._file_size_max)
+                raise file_too_large(self._file_size_max)
             self._pending.append(data)
             return
         self._fields_size += len(data)

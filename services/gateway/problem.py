@@ -36,9 +36,9 @@ _BY_REASON: dict[str, tuple[int, str]] = {
     "FILE_TOO_LARGE": (413, "File too large"),
     "BODY_TIMEOUT": (408, "Request timeout"),
     "MALFORMED_BODY": (400, "Malformed body"),
+    "DISK_FULL": (507, "Insufficient storage"),
     "INVALID_VERSION": (422, "Invalid version or not permitted"),
 }
-_FILE_TOO_LARGE = "Files must be less than {limit} in size"
 
 
 def too_large(message: str) -> errors.ResourceExhausted:
@@ -51,10 +51,12 @@ def body_timeout(pause_s: float) -> errors.Unavailable:
     return errors.Unavailable(f"No part of the body came for {pause_s:g} s.", reason="BODY_TIMEOUT")
 
 
-def file_too_large(limit_bytes: int) -> errors.ResourceExhausted:
-    """A file is larger than the limit."""
-    limit = f"{limit_bytes // 2**20}MB" if limit_bytes >= 2**20 else f"{limit_bytes} bytes"
-    return errors.ResourceExhausted(_FILE_TOO_LARGE.format(limit=limit), reason="FILE_TOO_LARGE")
+def broken_body() -> errors.InvalidInput:
+    """The body ended before its end, or its framing cannot be read."""
+    return errors.InvalidInput(
+        "The body broke off: send as many bytes as Content-Length says, or well-formed chunks.",
+        reason="MALFORMED_BODY",
+    )
 
 
 def unauthenticated() -> errors.Unauthenticated:

@@ -3,18 +3,18 @@
 import re
 import secrets
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
 from reprise.gateway.v1 import account_pb2, account_pb2_grpc, events_pb2, fetch_pb2, fetch_pb2_grpc
 
 from services.chassis import paging
 from services.chassis.bus import Bus
-from services.chassis.errors import FieldViolation, InvalidInput
+from services.chassis.clock import now_us
+from services.chassis.errors import invalid_field
 from services.chassis.server import caller
 from services.gateway.auth import Authenticator, digest_of, new_token
 from services.gateway.fetcher import Fetcher
-from services.gateway.store import Store
+from services.gateway.store import Store, token_of_row
 
 PAGE_SIZE = 100
 NAME_LENGTH_MAX = 255
@@ -46,7 +46,7 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
             name=request.name or request.username,
             digest=digest_of(token),
             token_id=secrets.token_hex(8),
-            now=datetime.now(UTC),
+            now_us=now_us(),
         )
         return account_pb2.CreateAccountResponse(account=account, token=token)
 
@@ -60,7 +60,7 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
             name=request.name or "token",
             digest=digest_of(secret),
             token_id=secrets.token_hex(8),
-            now=datetime.now(UTC),
+            now_us=now_us(),
         )
         return account_pb2.CreateTokenResponse(token=token, secret=secret)
 
@@ -68,18 +68,12 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
         self, request: account_pb2.ListTokensRequest, context: Any
     ) -> account_pb2.ListTokensResponse:
         size = paging.bounded_page_size(request.page_size, default=PAGE_SIZE, maximum=PAGE_SIZE)
-        cursor = paging.decode_cursor(request.page_token)
-        after = (int(cursor["at"]), str(cursor["id"])) if cursor else None
-        tokens = await self._store.list_tokens(
-            caller(context).account_id, limit=size + 1, after=after
+        page = await self._store.list_tokens(
+            caller(context).account_id, page_token=request.page_token, page_size=size
         )
-        response = account_pb2.ListTokensResponse(tokens=tokens[:size])
-        if len(tokens) > size:
-            last = tokens[size - 1]
-            response.next_page_token = paging.encode_cursor(
-                {"at": last.created_at.ToMicroseconds(), "id": last.id}
-            )
-        return response
+        return account_pb2.ListTokensResponse(
+            tokens=[token_of_row(row) for row in page.rows], next_page_token=page.next_page_token
+        )
 
     async def DeleteToken(
         self, request: account_pb2.DeleteTokenRequest, context: Any
@@ -117,11 +111,10 @@ def check_username(username: str) -> None:
     """Refuses names that cannot stand in a URL path or look like somebody else's."""
     if not _USERNAME.fullmatch(username):
         text = "must be 1 to 40 lower-case letters, digits and inner dashes"
-        raise InvalidInput(text, fields=[FieldViolation("username", text, "pattern")])
+        raise invalid_field("username", text, "pattern")
 
 
 def check_name(name: str) -> None:
     """Refuses names that are too long."""
     if len(name) > NAME_LENGTH_MAX:
-        text = f"must be at most {NAME_LENGTH_MAX} characters"
-        raise InvalidInput(text, fields=[FieldViolation("name", text, "max_length")])
+        raise invalid_field("name", f"must be at most {NAME_LENGTH_MAX} characters", "max_length")

@@ -13,12 +13,7 @@ from services.chassis.settings import ServiceSettings
 class GatewaySettings(ServiceSettings):
     """What the gateway needs besides what every service needs."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="REPRISE_GATEWAY_",
-        frozen=True,
-        use_attribute_docstrings=True,
-        extra="ignore",
-    )
+    model_config = SettingsConfigDict(env_prefix="REPRISE_GATEWAY_")
 
     listen: str = "127.0.0.1:8611"
     """Address of the gateway's own gRPC server, for the mesh only; its port must not be 0."""

@@ -1,9 +1,7 @@
 """The gateway's own tables: accounts and the digests of their tokens."""
 
-from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from reprise.gateway.v1 import account_pb2
 from sqlalchemy import (
     BigInteger,
@@ -22,8 +20,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from services.chassis.clock import timestamp
 from services.chassis.db import Database
 from services.chassis.errors import AlreadyExists, FieldViolation, NotFound
+from services.chassis.paging import Order, Page, read_page
 from services.gateway.auth import Identity
 
 metadata = MetaData()
@@ -47,6 +47,7 @@ tokens = Table(
     Column("created_us", BigInteger, nullable=False),
     Index("tokens_by_account", "username", "created_us", "id"),
 )
+_NEWEST_FIRST = Order(columns=(tokens.c.created_us, tokens.c.id), label="tokens")
 
 
 class Store:
@@ -74,17 +75,17 @@ class Store:
         return _account(row)
 
     async def add_account(
-        self, *, username: str, name: str, digest: str, token_id: str, now: datetime
+        self, *, username: str, name: str, digest: str, token_id: str, now_us: int
     ) -> account_pb2.Account:
         """Makes an account with its first token."""
         account = dict(
-            username=username, name=name, type="user", is_operator=False, created_us=_us(now)
+            username=username, name=name, type="user", is_operator=False, created_us=now_us
         )
 
         def work(connection: Connection) -> None:
             connection.execute(insert(accounts), account)
             connection.execute(
-                insert(tokens), _token_row(token_id, username, "default", digest, now)
+                insert(tokens), _token_row(token_id, username, "default", digest, now_us)
             )
 
         try:
@@ -97,7 +98,7 @@ class Store:
         return await self.account(username)
 
     async def ensure_operator(
-        self, *, username: str, digest: str, token_id: str, now: datetime
+        self, *, username: str, digest: str, token_id: str, now_us: int
     ) -> None:
         """Makes the first account and its token where they do not exist."""
 
@@ -113,7 +114,7 @@ class Store:
                         name=username,
                         type="user",
                         is_operator=True,
-                        created_us=_us(now),
+                        created_us=now_us,
                     ),
                 )
             connection.execute(
@@ -122,7 +123,7 @@ class Store:
             owner = connection.scalar(select(tokens.c.username).where(tokens.c.digest == digest))
             if owner is None:
                 connection.execute(
-                    insert(tokens), _token_row(token_id, username, "bootstrap", digest, now)
+                    insert(tokens), _token_row(token_id, username, "bootstrap", digest, now_us)
                 )
             elif owner != username:
                 raise ValueError("the bootstrap token belongs to another account")
@@ -130,35 +131,27 @@ class Store:
         await self._database.write(work)
 
     async def add_token(
-        self, *, username: str, name: str, digest: str, token_id: str, now: datetime
+        self, *, username: str, name: str, digest: str, token_id: str, now_us: int
     ) -> account_pb2.Token:
         """Adds a token to an account."""
-        row = _token_row(token_id, username, name, digest, now)
+        row = _token_row(token_id, username, name, digest, now_us)
 
         def work(connection: Connection) -> None:
             connection.execute(insert(tokens), row)
 
         await self._database.write(work)
-        return _token(token_id, name, _us(now))
+        return account_pb2.Token(id=token_id, name=name, created_at=timestamp(now_us))
 
-    async def list_tokens(
-        self, username: str, *, limit: int, after: tuple[int, str] | None
-    ) -> list[account_pb2.Token]:
-        """An account's tokens, newest first, from a position on."""
-        query = (
-            select(tokens)
-            .where(tokens.c.username == username)
-            .order_by(tokens.c.created_us.desc(), tokens.c.id.desc())
-            .limit(limit)
-        )
-        if after is not None:
-            created_us, token_id = after
-            query = query.where(
-                (tokens.c.created_us < created_us)
-                | ((tokens.c.created_us == created_us) & (tokens.c.id < token_id))
+    async def list_tokens(self, username: str, *, page_token: str, page_size: int) -> Page:
+        """An account's tokens, newest first."""
+        query = select(tokens).where(tokens.c.username == username)
+
+        def work(connection: Connection) -> Page:
+            return read_page(
+                connection, query, order=_NEWEST_FIRST, page_token=page_token, page_size=page_size
             )
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [_token(row.id, row.name, row.created_us) for row in rows]
+
+        return await self._database.read(work)
 
     async def delete_token(self, username: str, token_id: str) -> str:
         """Removes one of the account's tokens and returns its digest."""
@@ -176,17 +169,9 @@ class Store:
 
 
 def _token_row(
-    token_id: str, username: str, name: str, digest: str, now: datetime
+    token_id: str, username: str, name: str, digest: str, now_us: int
 ) -> dict[str, str | int]:
-    return dict(id=token_id, username=username, name=name, digest=digest, created_us=_us(now))
-
-
-def _us(moment: datetime) -> int:
-    return round(moment.astimezone(UTC).timestamp() * 1_000_000)
-
-
-def _timestamp(created_us: int) -> Timestamp:
-    return Timestamp(seconds=created_us // 1_000_000, nanos=created_us % 1_000_000 * 1000)
+    return dict(id=token_id, username=username, name=name, digest=digest, created_us=now_us)
 
 
 def _account(row: Row[Any]) -> account_pb2.Account:
@@ -195,9 +180,10 @@ def _account(row: Row[Any]) -> account_pb2.Account:
         username=row.username,
         name=row.name,
         is_operator=bool(row.is_operator),
-        created_at=_timestamp(row.created_us),
+        created_at=timestamp(row.created_us),
     )
 
 
-def _token(token_id: str, name: str, created_us: int) -> account_pb2.Token:
-    return account_pb2.Token(id=token_id, name=name, created_at=_timestamp(created_us))
+def token_of_row(row: Row[Any]) -> account_pb2.Token:
+    """A token as its account sees it."""
+    return account_pb2.Token(id=row.id, name=row.name, created_at=timestamp(row.created_us))

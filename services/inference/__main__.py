@@ -58,14 +58,7 @@ async def main() -> None:
     cog_loader = _cog_loader(settings, artifacts, sandbox)
     host_spec = _host_spec(settings, sandbox)
     engine_host = EngineHost(host_spec)
-    engine_loader = EngineLoader(
-        artifacts=artifacts,
-        host=engine_host,
-        host_spec=host_spec,
-        options=EngineOptions(
-            slot_count=settings.engine_slot_count, max_batch_size=settings.engine_batch_size_max
-        ),
-    )
+    engine_loader = _engine_loader(settings, artifacts, host=engine_host, host_spec=host_spec)
     builder = BuildServicer(
         artifacts=artifacts,
         cog_loader=cog_loader,
@@ -81,12 +74,7 @@ async def main() -> None:
             return await engine_loader.load(version)
         return await cog_loader.load(version)
 
-    identity = WorkerIdentity(
-        worker_id=secrets.token_hex(16),
-        host_id=settings.host_id or _kept_host_id(settings.data_dir),
-        hardware=settings.hardware,
-        isolation=sandbox.status.reason,
-    )
+    identity = _identity(settings, sandbox)
     snapshot = WorkerSnapshot(identity, settings.replica_count_max)
     heartbeat = Heartbeat(
         settings,
@@ -104,7 +92,15 @@ async def main() -> None:
     )
     versions = VersionCatalogue(storage)
     worker = Worker(
-        _bench(settings, bus, identity, versions=versions, pool=pool, peers=(storage, gateway)),
+        Bench(
+            versions=versions,
+            pool=pool,
+            files=_files(settings, storage=storage, gateway=gateway),
+            reporter=_reporter(settings, bus, identity.worker_id),
+            limits=ExecutionLimits(
+                cancel_grace_s=settings.cancel_grace_s, output_max_bytes=settings.output_max_bytes
+            ),
+        ),
         snapshot=snapshot,
         heartbeat=heartbeat,
         limits=WorkerLimits(
@@ -112,36 +108,16 @@ async def main() -> None:
         ),
     )
     tokens = TokenCheck(gateway, time_to_live_s=settings.token_cache_s)
-    tensor_port = OpenInferenceServer(
-        OpenInferenceServicer(
-            tokens=tokens,
-            engines=EngineCatalogue(versions, time_to_live_s=settings.token_cache_s),
-            pool=pool,
-        ),
-        PublicPort(settings.oip_listen, settings.oip_tls_cert, settings.oip_tls_key),
-    )
-
-    async def forget_token(event: gateway_events_pb2.TokenRevoked) -> None:
-        tokens.forget(event.token_digest)
+    tensor_port = _tensor_port(settings, tokens, versions=versions, pool=pool)
 
     async def close() -> None:
         await engine_host.stop()
         await bus.close()
         lock.close()
 
-    await bus.consume(
-        scheduler_events_pb2.LeasesGranted, worker.on_leases_granted, to=identity.worker_id
-    )
-    await bus.consume(
-        scheduler_events_pb2.LeaseRevoked, worker.on_lease_revoked, to=identity.worker_id
-    )
-    await bus.consume(
-        scheduler_events_pb2.ReplicaRequested, worker.on_replica_requested, to=identity.worker_id
-    )
-    await bus.consume(gateway_events_pb2.TokenRevoked, forget_token)
+    await _subscribe(bus, worker, tokens, to=identity.worker_id)
     await server.serve(
         settings,
-        name="inference",
         servicers=[
             Servicer(
                 build_pb2_grpc.add_BuildServiceServicer_to_server,
@@ -154,42 +130,50 @@ async def main() -> None:
     )
 
 
-def _bench(
+async def _subscribe(bus: Bus, worker: Worker, tokens: TokenCheck, *, to: str) -> None:
+    async def forget_token(event: gateway_events_pb2.TokenRevoked) -> None:
+        tokens.forget(event.token_digest)
+
+    await bus.consume(scheduler_events_pb2.LeasesGranted, worker.on_leases_granted, to=to)
+    await bus.consume(scheduler_events_pb2.LeaseRevoked, worker.on_lease_revoked, to=to)
+    await bus.consume(scheduler_events_pb2.ReplicaRequested, worker.on_replica_requested, to=to)
+    await bus.consume(gateway_events_pb2.TokenRevoked, forget_token)
+
+
+def _tensor_port(
     settings: InferenceSettings,
-    bus: Bus,
-    identity: WorkerIdentity,
+    tokens: TokenCheck,
     *,
     versions: VersionCatalogue,
     pool: ReplicaPool,
-    peers: tuple[Peer, Peer],
-) -> Bench:
-    storage, gateway = peers
+) -> OpenInferenceServer:
+    engines = EngineCatalogue(versions, time_to_live_s=settings.token_cache_s)
+    return OpenInferenceServer(
+        OpenInferenceServicer(tokens=tokens, engines=engines, pool=pool),
+        PublicPort(settings.oip_listen, settings.oip_tls_cert, settings.oip_tls_key),
+    )
 
+
+def _files(settings: InferenceSettings, *, storage: Peer, gateway: Peer) -> PredictionFiles:
+    return PredictionFiles(
+        storage=storage,
+        gateway=gateway,
+        timeout_s=settings.transfer_timeout_s,
+        input_max_bytes=settings.input_file_max_bytes,
+    )
+
+
+def _reporter(settings: InferenceSettings, bus: Bus, worker_id: str) -> Reporter:
     async def send(report: events_pb2.RunsReported) -> None:
         await bus.request(report, settings.report_timeout_s)
 
-    return Bench(
-        versions=versions,
-        pool=pool,
-        files=PredictionFiles(
-            storage=storage,
-            gateway=gateway,
-            timeout_s=settings.transfer_timeout_s,
-            input_max_bytes=settings.input_file_max_bytes,
-        ),
-        reporter=Reporter(
-            send,
-            worker_id=identity.worker_id,
-            limits=ReportLimits(
-                report_max_bytes=settings.report_max_bytes,
-                backlog_max_bytes=settings.report_backlog_max_bytes,
-                log_interval_s=settings.log_interval_s,
-            ),
-        ),
-        limits=ExecutionLimits(
-            cancel_grace_s=settings.cancel_grace_s,
-            output_max_bytes=settings.output_max_bytes,
-            log_max_bytes=settings.log_max_bytes,
+    return Reporter(
+        send,
+        worker_id=worker_id,
+        limits=ReportLimits(
+            report_max_bytes=settings.report_max_bytes,
+            backlog_max_bytes=settings.report_backlog_max_bytes,
+            log_interval_s=settings.log_interval_s,
         ),
     )
 
@@ -211,6 +195,23 @@ def _cog_loader(
             start_timeout_s=settings.load_timeout_s, max_log_bytes=settings.log_max_bytes
         ),
         running_dir=settings.data_dir / "running",
+    )
+
+
+def _engine_loader(
+    settings: InferenceSettings,
+    artifacts: ArtifactCache,
+    *,
+    host: EngineHost,
+    host_spec: EngineHostSpec,
+) -> EngineLoader:
+    return EngineLoader(
+        artifacts=artifacts,
+        host=host,
+        host_spec=host_spec,
+        options=EngineOptions(
+            slot_count=settings.engine_slot_count, max_batch_size=settings.engine_batch_size_max
+        ),
     )
 
 
@@ -247,6 +248,15 @@ def _lock(data_dir: Path) -> IO[bytes]:
             f"another worker uses {data_dir}; give this one a folder of its own"
         ) from None
     return file
+
+
+def _identity(settings: InferenceSettings, sandbox: Sandbox) -> WorkerIdentity:
+    return WorkerIdentity(
+        worker_id=secrets.token_hex(16),
+        host_id=settings.host_id or _kept_host_id(settings.data_dir),
+        hardware=settings.hardware,
+        isolation=sandbox.status.reason,
+    )
 
 
 def _kept_host_id(data_dir: Path) -> str:

@@ -13,20 +13,12 @@ from inference_core import TensorSpec
 from inference_core.signature import Array
 from services.chassis.errors import InvalidInput
 from services.inference.adapter_config import Section, describe_keys, json_type
+from services.inference.prediction_files import FileContent
 
 _LABELS_MAX = 200_000
 _ELEMENTS_MAX = 4_000_000
 _PIXELS_MAX = 50_000_000
 _CHANNELS = {"RGB": 3, "BGR": 3, "GRAY": 1}
-
-
-@dataclass(frozen=True, slots=True)
-class OutputFile:
-    """A file that a model made."""
-
-    content: bytes
-    content_type: str
-    name: str
 
 
 class OutputField(Protocol):
@@ -43,7 +35,7 @@ class OutputField(Protocol):
     def schema(self) -> dict[str, Any]: ...
 
     def convert(self, name: str, value: Array, parameters: Mapping[str, int | float]) -> Any:
-        """JSON or an OutputFile. Raises InvalidInput if the tensor is not of the declared kind."""
+        """JSON or a FileContent. Raises InvalidInput for a tensor of another kind than declared."""
         ...
 
 
@@ -133,7 +125,9 @@ class ImageOutput:
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "format": "uri", "description": self.description}
 
-    def convert(self, name: str, value: Array, parameters: Mapping[str, int | float]) -> OutputFile:
+    def convert(
+        self, name: str, value: Array, parameters: Mapping[str, int | float]
+    ) -> FileContent:
         pixels = value[0] if value.ndim == 4 and value.shape[0] == 1 else value
         if self.layout == "NCHW" and pixels.ndim == 3:
             pixels = pixels.transpose(1, 2, 0)
@@ -150,11 +144,7 @@ class ImageOutput:
         image = Image.fromarray(whole[:, :, 0] if self.color == "GRAY" else whole.copy())
         encoded = io.BytesIO()
         image.save(encoded, self.file_format)
-        return OutputFile(
-            content=encoded.getvalue(),
-            content_type=f"image/{self.file_format}",
-            name=f"{name}.{self.file_format}",
-        )
+        return FileContent(encoded.getvalue(), f"image/{self.file_format}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,11 +47,8 @@ from services.inference.adapter_outputs import (
     LabelsOutput,
     NumberOutput,
     OutputField,
-    OutputFile,
     TensorOutput,
 )
-
-__all__ = ["Adapter", "OutputFile", "load_adapter"]
 
 _INPUT_TYPES = ("image", "tensor", "text", "number", "integer")
 _OUTPUT_TYPES = ("labels", "image", "tensor", "number")
@@ -110,8 +107,7 @@ class Adapter:
                 raise _invalid(name, f"input '{name}' is unknown; use {describe_keys(self.inputs)}")
         converted = {}
         for name, field in self.inputs.items():
-            value = values.get(name)
-            value = field.schema().get("default") if value is None else value
+            value = _given(values, name, field)
             if value is None:
                 raise _invalid(name, f"input '{name}' is missing")
             converted[name] = field.convert(name, value)
@@ -120,9 +116,8 @@ class Adapter:
     def _parameters(self, values: Mapping[str, object]) -> dict[str, int | float]:
         parameters: dict[str, int | float] = {}
         for name, field in self.inputs.items():
-            value = values.get(name)
-            value = field.schema().get("default") if value is None else value
-            if field.tensor is None and value is not None:
+            value = _given(values, name, field) if field.tensor is None else None
+            if value is not None:
                 converted = field.convert(name, value)
                 assert isinstance(converted, int | float)
                 parameters[name] = converted
@@ -236,6 +231,12 @@ def _spec_named(entry: Section, name: str, specs: Iterable[TensorSpec]) -> Tenso
     if name not in by_name:
         raise entry.fail("tensor", f"names '{name}'; the model has {describe_keys(by_name)}")
     return by_name[name]
+
+
+def _given(values: Mapping[str, object], name: str, field: InputField) -> object:
+    """The field's value or its default; None where there is neither."""
+    value = values.get(name)
+    return field.schema().get("default") if value is None else value
 
 
 def _invalid(field: str, message: str) -> InvalidInput:

@@ -89,8 +89,8 @@ class ArtifactCache:
         self, files: Sequence[model_pb2.VersionFile], target: Path, on_step: OnStep | None = None
     ) -> None:
         """Raises InvalidInput; `target` may then be there in part."""
-        check_paths(files)
-        missing = {file.digest: file for file in files if not self._blob(file.digest).exists()}
+        # Up to 20,000 paths to look at and as many files to look for.
+        missing = await asyncio.to_thread(self._missing, files)
         if missing and on_step is not None:
             size = sum(file.size_bytes for file in missing.values())
             on_step(f"fetching {len(missing)} files, {size / 1e6:.1f} MB")
@@ -103,12 +103,18 @@ class ArtifactCache:
             raise group.exceptions[0] from group
         await asyncio.to_thread(self._link, list(files), target)
 
+    def _missing(self, files: Sequence[model_pb2.VersionFile]) -> dict[str, model_pb2.VersionFile]:
+        check_paths(files)
+        return {file.digest: file for file in files if not self._blob(file.digest).exists()}
+
     async def _ensure_blob(self, file: model_pb2.VersionFile) -> None:
         lock = self._locks.setdefault(file.digest, asyncio.Lock())
-        async with lock, self._downloads:
-            if not self._blob(file.digest).exists():
-                await self._download(file)
-        self._locks.pop(file.digest, None)
+        try:
+            async with lock, self._downloads:
+                if not self._blob(file.digest).exists():
+                    await self._download(file)
+        finally:
+            self._locks.pop(file.digest, None)
 
     async def _download(self, file: model_pb2.VersionFile) -> None:
         partial = self._partial / f"{file.digest}.{secrets.token_hex(4)}"

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -150,10 +150,10 @@ def _built(
 
 @asynccontextmanager
 async def _ended_with(
-    work: Any, steps: asyncio.Queue[str | None]
+    work: Coroutine[Any, Any, build_pb2.BuiltVersion], steps: asyncio.Queue[str | None]
 ) -> AsyncGenerator[asyncio.Task[build_pb2.BuiltVersion], None]:
     """The build as a task that ends with its caller; the end of the steps is a None."""
-    task: asyncio.Task[build_pb2.BuiltVersion] = asyncio.create_task(work)
+    task = asyncio.create_task(work)
 
     def close(_task: object) -> None:
         if steps.full():

@@ -1,10 +1,9 @@
 """Brings a cog project to life: environment, schema, started runner; for builds and replicas."""
 
 import asyncio
-import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 import orjson
 
 from services.inference.artifacts import ArtifactCache
-from services.inference.cog.config import CogConfig, Host, read_config, refuse_on_host
+from services.inference.cog.config import CogConfig, read_config, refuse_on_host
 from services.inference.cog.environment import EnvironmentStore
 from services.inference.cog.errors import CogProjectError, EnvironmentBuildFailed, SetupFailed
+from services.inference.cog.host import gpu_devices, inspect_host
 from services.inference.cog.requirements import read_requirements
 from services.inference.cog.runner import CogRunner
 from services.inference.cog.sandbox import Sandbox
@@ -26,7 +26,6 @@ from services.inference.versions import Version
 OnStep = Callable[[str], None]
 
 _LOG_TAIL_MAX = 2000
-_QUERY_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +79,9 @@ class CogLoader:
         await asyncio.to_thread(shutil.rmtree, self._running_dir, ignore_errors=True)
         self._running_dir.mkdir(parents=True)
 
-    async def host(self, config: CogConfig) -> Host:
-        """This host, as far as the project asks for it."""
-        versions = await self._environments.python_versions()
-        packages = await installed_packages(config.system_packages)
-        return Host(python_versions=versions, system_packages=packages)
-
     async def check_host(self, config: CogConfig) -> None:
         """Raises CogProjectError for what this host does not have."""
-        refuse_on_host(config, await self.host(config))
+        refuse_on_host(config, await inspect_host(self._environments, config.system_packages))
 
     async def start(
         self,
@@ -112,6 +105,7 @@ class CogLoader:
             scratch_dir=self._running_dir / secrets.token_hex(8),
             concurrency=project.concurrency,
             variables=project.config.environment,
+            devices=gpu_devices() if project.config.gpu else (),
         )
         spec.scratch_dir.mkdir(parents=True)
         runner = CogRunner(spec, self._sandbox, self._limits)
@@ -139,33 +133,6 @@ def describe(error: SetupFailed) -> str:
     """The reason and the end of what the model printed."""
     logs = error.logs.strip()[-_LOG_TAIL_MAX:]
     return f"setup failed: {error.reason}" + (f"\n{logs}" if logs else "")
-
-
-async def installed_packages(names: Sequence[str]) -> frozenset[str]:
-    """Those of the named Debian packages that this host has; none where it has no dpkg."""
-    if not names or shutil.which("dpkg-query") is None:
-        return frozenset()
-    process = await asyncio.create_subprocess_exec(
-        "dpkg-query",
-        "-W",
-        "-f=${db:Status-Status} ${Package}\\n",
-        "--",
-        *(name.partition("=")[0] for name in names),
-        env={"PATH": os.defpath},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(_QUERY_TIMEOUT_S):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    lines = (line.partition(" ") for line in output.decode(errors="replace").splitlines())
-    found = {name for status, _, name in lines if status == "installed"}
-    return frozenset(name for name in names if name.partition("=")[0] in found)
 
 
 def _ignore(_line: str) -> None:

@@ -6,7 +6,6 @@ process and nothing else.
 """
 
 import asyncio
-import ctypes
 import importlib.metadata
 import os
 import signal
@@ -33,14 +32,12 @@ from inference_core import (
     compile_model,
     open_engine,
 )
-from services.chassis import channels
+from services.chassis import channels, telemetry
 from services.chassis.errors import Internal, InvalidInput, NotFound, ResourceExhausted, Unavailable
 from services.chassis.server import MeshInterceptor
+from services.inference.cog.launcher import die_with_parent
 from services.inference.engine_order import MESH_KEY_VARIABLE, HostOrder
 from services.inference.tensors import to_arrays, to_messages
-
-_PR_SET_PDEATHSIG = 1
-_EXIT_UNREACHED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +125,6 @@ def _spec(spec: Any) -> engine_pb2.TensorSpec:
     return engine_pb2.TensorSpec(name=spec.name, dtype=spec.dtype.value, shape=shape)
 
 
-def _die_with_parent(parent_pid: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    # The parent may have died before the call above; then the signal would never come.
-    if os.getppid() != parent_pid:
-        os._exit(_EXIT_UNREACHED)
-
-
 async def _serve(order: HostOrder, mesh_key: str) -> None:
     servicer = EngineServicer(EngineCache(Path(order.cache_dir)), order.sandbox)
     server = grpc.aio.server(
@@ -154,8 +142,10 @@ async def _serve(order: HostOrder, mesh_key: str) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     await server.start()
-    # The supervisor waits for this line.
+    # The supervisor waits for this line and reads no other: a native library that prints must not
+    # fill the pipe.
     os.write(sys.stdout.fileno(), b"ready\n")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     await stop.wait()
     await server.stop(1.0)
     await servicer.close()
@@ -163,7 +153,9 @@ async def _serve(order: HostOrder, mesh_key: str) -> None:
 
 def main() -> None:
     order = HostOrder.from_text(sys.argv[1])
-    _die_with_parent(order.parent_pid)
+    die_with_parent(signal.SIGKILL, order.parent_pid)
+    # Into the worker's own log: a hidden fault is found there by the id that its caller was told.
+    telemetry.setup_logs("engine_host", "INFO")
     asyncio.run(_serve(order, os.environ.pop(MESH_KEY_VARIABLE)))
 
 

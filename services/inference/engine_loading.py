@@ -178,24 +178,28 @@ class EngineModel:
         await self._host.unload(self._version_id)
 
     async def _answer(self, prediction_input: Mapping[str, Any]) -> Any:
-        from services.inference import tensors
-
         try:
-            values = await asyncio.to_thread(self._with_bytes, prediction_input)
-            arrays = await asyncio.to_thread(self._adapter.to_tensors, values)
-            outputs = await self.infer(tensors.to_messages(arrays))
+            inputs = await asyncio.to_thread(self._to_messages, prediction_input)
+            outputs = await self.infer(inputs)
         except InvalidInput as error:
             raise InputRejected([error.message]) from error
-        answer = await asyncio.to_thread(
-            self._adapter.from_tensors, tensors.to_arrays(outputs), values
-        )
-        return _with_data_uris(answer)
+        return await asyncio.to_thread(self._from_messages, outputs, prediction_input)
 
-    def _with_bytes(self, prediction_input: Mapping[str, Any]) -> dict[str, Any]:
+    def _to_messages(self, prediction_input: Mapping[str, Any]) -> list[engine_pb2.Tensor]:
+        from services.inference import tensors
+
         values = dict(prediction_input)
         for name in self._adapter.image_inputs & values.keys():
             values[name] = _bytes_of(name, values[name])
-        return values
+        return tensors.to_messages(self._adapter.to_tensors(values))
+
+    def _from_messages(
+        self, outputs: Sequence[engine_pb2.Tensor], prediction_input: Mapping[str, Any]
+    ) -> Any:
+        from services.inference import tensors
+
+        arrays = tensors.to_arrays(outputs)
+        return _with_data_uris(self._adapter.from_tensors(arrays, prediction_input))
 
 
 def _bytes_of(name: str, value: Any) -> bytes:
@@ -209,10 +213,8 @@ def _bytes_of(name: str, value: Any) -> bytes:
 
 def _with_data_uris(value: Any) -> Any:
     """The same form in which a cog model gives its files."""
-    from services.inference.adapters import OutputFile
-
-    if isinstance(value, OutputFile):
-        return FileContent(value.content, value.content_type).data_uri()
+    if isinstance(value, FileContent):
+        return value.data_uri()
     if isinstance(value, dict):
         return {name: _with_data_uris(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -57,7 +57,6 @@ class StopReason(StrEnum):
 class ExecutionLimits:
     cancel_grace_s: float
     output_max_bytes: int
-    log_max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,6 @@ class Run:
         self._left_model = asyncio.Event()
         self._run_us = 0
         self._stalled_s = 0.0
-        self._log_bytes = 0
         self._log_is_at_line_start = True
         self._metrics: str | None = None
 
@@ -236,7 +234,7 @@ class Run:
     async def _output(self, value: Any, shape: FileShape | None) -> str:
         if shape is not None:
             value = await self._bench.files.store(value, shape, self.lease.account_id)
-        text = orjson.dumps(value).decode()
+        text = orjson.dumps(value)
         max_bytes = self._bench.limits.output_max_bytes
         if len(text) > max_bytes:
             raise _RunFailed(
@@ -244,7 +242,7 @@ class Run:
                 "let the model return a Path, which is stored as a file",
                 events_pb2.BLAME_MODEL,
             )
-        return text
+        return text.decode()
 
     async def _wait_for_room(self) -> None:
         reporter = self._bench.reporter
@@ -255,16 +253,8 @@ class Run:
             self._stalled_s += time.perf_counter() - stalled_at
 
     def _log(self, text: str) -> None:
-        text = self._lines(text)
-        room = self._bench.limits.log_max_bytes - self._log_bytes
-        if room <= 0:
-            return
-        if len(text) > room:
-            text = (
-                f"{text[:room]}\n[truncated: more than {self._bench.limits.log_max_bytes} bytes]\n"
-            )
-        self._log_bytes += len(text)
-        self._note(self._journal.logged(text), is_urgent=False)
+        if text := self._lines(text):
+            self._note(self._journal.logged(text), is_urgent=False)
 
     def _lines(self, text: str) -> str:
         """Progress bars redraw their line: each state becomes a line, as clients parse it."""

@@ -18,7 +18,10 @@ class LoadedModel(Protocol):
     def predict(
         self, prediction_id: str, prediction_input: Mapping[str, Any]
     ) -> AsyncGenerator[Event, None]:
-        """Ends with Completed. Raises InputRejected, RunnerBusy or RunnerCrashed."""
+        """Ends with Completed; its logs are bounded.
+
+        Raises InputRejected, RunnerBusy, RunnerCrashed, or a RepriseError for a platform fault.
+        """
         ...
 
     async def cancel(self, prediction_id: str) -> bool:

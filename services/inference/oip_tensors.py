@@ -51,6 +51,11 @@ def read_inputs(request: oip.ModelInferRequest) -> list[engine_pb2.Tensor]:
             f"raw_input_contents: {len(raw)} buffers for {len(request.inputs)} inputs; "
             "give one for each, or none"
         )
+    names: set[str] = set()
+    for tensor in request.inputs:
+        if tensor.name in names:
+            raise InvalidInput(f"input '{tensor.name}' is given twice")
+        names.add(tensor.name)
     return [
         _read_input(tensor, raw[index] if raw else None)
         for index, tensor in enumerate(request.inputs)

@@ -2,8 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
@@ -84,3 +85,9 @@ class InferenceSettings(ServiceSettings):
     """Limit for the engine host to answer after its start."""
     token_cache_s: float = 30.0
     """How long a checked API token is believed on the Open Inference Protocol port."""
+
+    @model_validator(mode="after")
+    def _has_whole_certificate(self) -> Self:
+        if (self.oip_tls_cert is None) != (self.oip_tls_key is None):
+            raise ValueError("oip_tls_cert and oip_tls_key go together: set both or none")
+        return self

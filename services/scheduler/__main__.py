@@ -91,7 +91,11 @@ async def main() -> None:
         runs=runs,
     )
     sweeper = OrphanSweeper(
-        settings=settings, store=store, billing=billing, predictions=predictions
+        settings=settings,
+        store=store,
+        billing=billing,
+        predictions=predictions,
+        applicants=intake,
     )
     servicer = PredictionServicer(
         settings=settings,
@@ -107,7 +111,6 @@ async def main() -> None:
     await Subscriber(supervision, runs).start(bus)
     await server.serve(
         settings,
-        name="scheduler",
         servicers=[
             server.Servicer(
                 prediction_pb2_grpc.add_PredictionServiceServicer_to_server,

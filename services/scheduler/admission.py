@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 from reprise.scheduler.v1 import prediction_pb2
 
 from services.chassis import telemetry
-from services.chassis.errors import FieldViolation, InvalidInput
-from services.scheduler.record import PredictionRecord, now_us, prediction_id_of
+from services.chassis.clock import now_us
+from services.chassis.errors import invalid_field
+from services.scheduler.record import PredictionRecord, prediction_id_of
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.versions import REFERENCE_LENGTH_MAX, KnownVersion
 
@@ -41,7 +42,7 @@ def read_request(
     """Checks everything that needs no other service; raises InvalidInput that names the field."""
     input_text = request.input.text
     if len(input_text) > settings.input_size_max:
-        raise _invalid("input", f"must be at most {settings.input_size_max} bytes", "size")
+        raise invalid_field("input", f"must be at most {settings.input_size_max} bytes", "size")
     return Application(
         prediction_id=prediction_id_of(account_id, request_id),
         account_id=account_id,
@@ -58,7 +59,7 @@ def to_record(
     application: Application, version: KnownVersion, settings: SchedulerSettings
 ) -> PredictionRecord:
     """The row of an accepted create; raises InvalidInput when the input does not fit."""
-    checked = version.input_schema.check(application.input)
+    input_text = version.input_schema.check(application.input)
     created_at = now_us()
     after_s = application.cancel_after_s
     return PredictionRecord(
@@ -69,7 +70,7 @@ def to_record(
         hardware=version.hardware,
         is_iterator=version.is_iterator,
         has_file_output=version.has_file_output,
-        input=checked.text,
+        input=input_text,
         created_at=created_at,
         deadline_at=None if after_s is None else created_at + int(after_s * 1e6),
         source="api",
@@ -85,12 +86,14 @@ def to_record(
 def _reference(request: prediction_pb2.CreatePredictionRequest) -> str:
     if request.model_owner or request.model_name:
         if request.version:
-            raise _invalid("version", "the path names the model already", "not_allowed")
+            raise invalid_field(
+                "version", "must not be given: the path names the model already", "not_allowed"
+            )
         return f"{request.model_owner}/{request.model_name}"
     if not request.version:
-        raise _invalid("version", "version is required", "required")
+        raise invalid_field("version", "is required", "required")
     if len(request.version) > REFERENCE_LENGTH_MAX:
-        raise _invalid("version", f"must be at most {REFERENCE_LENGTH_MAX} long", "string_lte")
+        raise invalid_field("version", f"must be at most {REFERENCE_LENGTH_MAX} long", "string_lte")
     return request.version
 
 
@@ -103,7 +106,7 @@ def _webhook(url: str) -> str | None:
     except ValueError:
         is_good = False
     if not is_good or len(url) > WEBHOOK_LENGTH_MAX:
-        raise _invalid("webhook", "must be an http or https URL", "url")
+        raise invalid_field("webhook", "must be an http or https URL", "url")
     return url
 
 
@@ -111,7 +114,7 @@ def _events_filter(request: prediction_pb2.CreatePredictionRequest) -> str:
     chosen = set(request.webhook_events_filter)
     if not chosen.issubset(WEBHOOK_EVENTS):
         allowed = ", ".join(WEBHOOK_EVENTS)
-        raise _invalid("webhook_events_filter", f"may only hold {allowed}", "enum")
+        raise invalid_field("webhook_events_filter", f"may only hold {allowed}", "enum")
     return ",".join(name for name in WEBHOOK_EVENTS if name in chosen)
 
 
@@ -120,7 +123,7 @@ def _cancel_after(request: prediction_pb2.CreatePredictionRequest) -> float | No
         return None
     after_s = request.cancel_after.seconds + request.cancel_after.nanos / 1e9
     if not CANCEL_AFTER_MIN_S <= after_s <= CANCEL_AFTER_MAX_S:
-        raise _invalid("cancel_after", "must be between 5 seconds and 24 hours", "duration")
+        raise invalid_field("cancel_after", "must be between 5 seconds and 24 hours", "duration")
     return after_s
 
 
@@ -128,8 +131,3 @@ def _wait(request: prediction_pb2.CreatePredictionRequest, maximum_s: float) -> 
     if not request.HasField("wait"):
         return 0.0
     return min(max(request.wait.seconds + request.wait.nanos / 1e9, 0.0), maximum_s)
-
-
-def _invalid(field: str, description: str, kind: str) -> InvalidInput:
-    violation = FieldViolation(field, description, kind)
-    return InvalidInput(f"{field}: {description}", fields=[violation])

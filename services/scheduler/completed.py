@@ -5,10 +5,10 @@ import logging
 from collections import deque
 from uuid import uuid4
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from reprise.scheduler.v1 import events_pb2
 
 from services.chassis.bus import Bus
+from services.chassis.clock import timestamp
 from services.chassis.errors import Unavailable
 from services.scheduler.record import PredictionRecord
 from services.scheduler.settings import SchedulerSettings
@@ -61,12 +61,11 @@ class CompletedPublisher:
 
 
 def _completed(record: PredictionRecord) -> events_pb2.CompletedPrediction:
-    at = record.completed_at or 0
     return events_pb2.CompletedPrediction(
         prediction_id=record.id,
         account_id=record.account_id,
         model=record.model,
         version=record.version_id,
         status=record.status,
-        completed_at=Timestamp(seconds=at // 1_000_000, nanos=at % 1_000_000 * 1000),
+        completed_at=timestamp(record.completed_at or 0),
     )

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import nats.errors
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _MEAN_WEIGHT = 0.2
 # Characters of input in one message of several leases; a larger input travels alone.
 _MESSAGE_INPUT_MAX = 256 * 1024
+# Versions whose mean run time is remembered.
+_MEAN_COUNT_MAX = 10_000
 # Leases written in one commit.
 _GRANT_BATCH_MAX = 256
 
@@ -59,7 +61,7 @@ class Dispatcher:
         self._commits = commits
         self._bus = bus
         self._kicked = asyncio.Event()
-        self._mean_run_s: dict[str, float] = {}
+        self._mean_run_s: OrderedDict[str, float] = OrderedDict()
         # Versions without any replica, and since when they wait for a place.
         self._starved_since: dict[str, float] = {}
 
@@ -73,6 +75,9 @@ class Dispatcher:
         run_s = run_us / 1e6
         mean = self._mean_run_s.get(version_id, run_s)
         self._mean_run_s[version_id] = mean + _MEAN_WEIGHT * (run_s - mean)
+        self._mean_run_s.move_to_end(version_id)
+        if len(self._mean_run_s) > _MEAN_COUNT_MAX:
+            self._mean_run_s.popitem(last=False)
 
     def try_lease(self, record: PredictionRecord) -> bool:
         """Leases a prediction that nobody of its version waits before; committed by the caller."""
@@ -193,6 +198,9 @@ class Dispatcher:
                 )
                 await self.send_replica_request(plan.worker_id, version_id, owner)
         self._end_yields()
+        # A version whose last waiting prediction was canceled starts to wait anew.
+        for version_id in [key for key in self._starved_since if self._backlog.first(key) is None]:
+            del self._starved_since[version_id]
 
     def _share_places(
         self, record: PredictionRecord, plan: placement.ReplicaPlan, now: float

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from reprise.scheduler.v1 import prediction_pb2
 
-from services.chassis.errors import FieldViolation, InvalidInput, NotFound
+from services.chassis.errors import NotFound, invalid_field
 from services.scheduler.lifecycle import CANCELED, FAILED, Status
 
-_ID_LENGTH = 26
 _SIGNATURE_LENGTH = 32
 
 
@@ -22,7 +21,7 @@ def stream_token(prediction_id: str, key: bytes) -> str:
 
 def prediction_of_token(token: str, key: bytes) -> str:
     """The prediction that a token was made for; raises NotFound for any other text."""
-    prediction_id = token[:_ID_LENGTH]
+    prediction_id = token[:-_SIGNATURE_LENGTH]
     if not hmac.compare_digest(token.encode(), stream_token(prediction_id, key).encode()):
         raise NotFound("there is no such stream")
     return prediction_id
@@ -34,10 +33,7 @@ def next_index(last_event_id: str) -> int:
         return 0
     _, _, index = last_event_id.rpartition(":")
     if not (index.isascii() and index.isdigit() and len(index) < 12):
-        violation = FieldViolation(
-            "last_event_id", "must be the id of an event of this stream", "invalid"
-        )
-        raise InvalidInput("last_event_id is no id of this stream", fields=[violation])
+        raise invalid_field("last_event_id", "must be the id of an event of this stream")
     return int(index) + 1
 
 

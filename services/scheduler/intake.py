@@ -69,7 +69,7 @@ class Intake:
         self._waiting: list[_Applicant] = []
         self._added = asyncio.Event()
 
-    def __contains__(self, prediction_id: str) -> bool:
+    def __contains__(self, prediction_id: object) -> bool:
         """Whether a create of this id is on its way."""
         return prediction_id in self._applicants
 
@@ -160,7 +160,7 @@ class Intake:
             return
         if not is_stored:
             self._take_back(leased)
-            await self._store_one_by_one(batch)
+            await self._store_fresh(batch)
             return
         for applicant in batch:
             live = LivePrediction(applicant.record)
@@ -179,7 +179,7 @@ class Intake:
         if lost:
             await self._runs.lose_leases(lost)
 
-    async def _store_one_by_one(self, batch: list[_Applicant]) -> None:
+    async def _store_fresh(self, batch: list[_Applicant]) -> None:
         """One of the ids exists: a repeat of a create from before a restart."""
         existing = await self._store.existing(item.record.id for item in batch)
         for applicant in batch:

@@ -122,7 +122,7 @@ class LivePredictions:
     def __iter__(self) -> Iterator[LivePrediction]:
         return iter(self._by_id.values())
 
-    def __contains__(self, prediction_id: str) -> bool:
+    def __contains__(self, prediction_id: object) -> bool:
         return prediction_id in self._by_id
 
     def add(self, live: LivePrediction) -> None:

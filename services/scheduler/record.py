@@ -1,7 +1,6 @@
 """One prediction's row in memory, and the message that callers get of it."""
 
 import hashlib
-import time
 from base64 import b32encode
 from dataclasses import dataclass
 from uuid import uuid4
@@ -11,15 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from reprise.scheduler.v1 import prediction_pb2
 from reprise.wire.v1 import json_pb2
 
+from services.chassis.clock import timestamp
 from services.scheduler import event_stream
 from services.scheduler.lifecycle import STARTING, Status, is_final
 
 ID_LENGTH = 26
-
-
-def now_us() -> int:
-    """Wall clock in microseconds, as times are stored."""
-    return time.time_ns() // 1000
 
 
 def prediction_id_of(account_id: str, request_id: str) -> str:
@@ -98,12 +93,12 @@ def to_message(record: PredictionRecord, stream_key: bytes) -> prediction_pb2.Pr
         logs=record.logs,
         error=record.error,
         status=record.status,
-        created_at=_timestamp(record.created_at),
-        started_at=_timestamp(record.started_at),
-        completed_at=_timestamp(record.completed_at),
+        created_at=_optional_timestamp(record.created_at),
+        started_at=_optional_timestamp(record.started_at),
+        completed_at=_optional_timestamp(record.completed_at),
         metrics=json_pb2.Json(text=record.metrics or "{}"),
         source=record.source,
-        deadline=_timestamp(record.deadline_at),
+        deadline=_optional_timestamp(record.deadline_at),
         webhook=record.webhook,
         urls=_urls(record, stream_key),
         cost=_cost(record),
@@ -153,7 +148,5 @@ def _cost_status(record: PredictionRecord) -> prediction_pb2.CostStatus.ValueTyp
     return prediction_pb2.COST_STATUS_CAPTURED
 
 
-def _timestamp(at: int | None) -> Timestamp | None:
-    if at is None:
-        return None
-    return Timestamp(seconds=at // 1_000_000, nanos=at % 1_000_000 * 1000)
+def _optional_timestamp(at: int | None) -> Timestamp | None:
+    return None if at is None else timestamp(at)

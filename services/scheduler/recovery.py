@@ -17,14 +17,13 @@ _NO_LIMIT = 2**62
 
 async def recover(
     *, store: PredictionStore, runs: Runs, fleet: Fleet, settlements: Settlements
-) -> int:
-    """Rebuilds what runs, waits and is unsettled; answers how many predictions go on.
+) -> None:
+    """Rebuilds what runs, waits and is unsettled.
 
     Workers with leases get a fresh time of grace: they report, or their leases are void.
     """
     chunks = await store.load_chunks()
     now = time.monotonic()
-    count = 0
     for record in await store.load_unsettled():
         if lifecycle.is_final(record.status):
             settlements.add(record)
@@ -34,8 +33,6 @@ async def recover(
             key = LeaseKey(record.id, record.attempt)
             fleet.adopt(record.worker_id, now).grant(key, record.version_id, now)
         runs.admit(live)
-        count += 1
-    return count
 
 
 def restore(record: PredictionRecord, chunks: Sequence[StoredChunk]) -> LivePrediction:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from reprise.inference.v1 import events_pb2
 
+from services.chassis.clock import now_us
 from services.scheduler import lifecycle, metrics
 from services.scheduler.backlog import Backlog
 from services.scheduler.commits import Commits
@@ -16,7 +17,7 @@ from services.scheduler.fleet import Fleet, Worker
 from services.scheduler.leases import LeaseKey
 from services.scheduler.lifecycle import Ending, Retry
 from services.scheduler.live import LivePrediction, LivePredictions
-from services.scheduler.record import PredictionRecord, metrics_text, now_us
+from services.scheduler.record import PredictionRecord, metrics_text
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.settlement import Settlements
 from services.scheduler.store import Changes
@@ -118,12 +119,8 @@ class Runs:
 
     async def cancel(self, live: LivePrediction) -> None:
         """Ends a prediction for its caller; returns once that, or another end, is committed."""
-        if not live.is_ending:
-            now = now_us()
-            ending = lifecycle.canceled(started_at=live.record.started_at, now=now)
-            # A caller that goes away does not take its cancel along.
-            self._commits.start(self._end_now(live, ending, now, reason="canceled"))
-            await asyncio.sleep(0)
+        # A caller that goes away does not take its cancel along.
+        self._commits.start(self._end_early(live, reason="canceled"))
         await live.wait_end(self._settings.peer_timeout_s)
 
     async def fail_waiting(self, version_id: str, error: str) -> None:
@@ -157,10 +154,12 @@ class Runs:
         self._dispatcher.kick()
         await self._commit(decisions)
 
-    async def _end_now(
-        self, live: LivePrediction, ending: Ending, now: int, *, reason: str
-    ) -> None:
-        record = live.record
+    async def _end_early(self, live: LivePrediction, *, reason: str, log_line: str = "") -> None:
+        if live.is_ending:
+            # Another cancel or its completion came first.
+            return
+        record, now = live.record, now_us()
+        ending = lifecycle.canceled(started_at=record.started_at, now=now, log_line=log_line)
         worker, key = self._worker_of(record), LeaseKey(record.id, record.attempt)
         decisions = _Decisions()
         if worker is not None:
@@ -172,13 +171,8 @@ class Runs:
             await self._dispatcher.send_revocation(worker.worker_id, key, reason)
 
     def _expire(self, live: LivePrediction) -> None:
-        if live.is_ending:
-            return
-        now = now_us()
-        record = live.record
         line = "Canceled: the deadline of this prediction has passed.\n"
-        ending = lifecycle.canceled(started_at=record.started_at, now=now, log_line=line)
-        self._commits.start(self._end_now(live, ending, now, reason="deadline"))
+        self._commits.start(self._end_early(live, reason="deadline", log_line=line))
 
     def _step(
         self, worker_id: str, event: events_pb2.RunEvent, decisions: _Decisions, now: int
@@ -205,16 +199,22 @@ class Runs:
                 kept = live.add_logs(event.logged.text, self._settings.logs_size_max)
                 decisions.chunk(live).logs.append(kept)
             case "output":
-                items = [item.text for item in event.output.items]
-                live.add_items(items)
-                decisions.chunk(live).items.extend(items)
+                chunk = decisions.chunk(live)
+                # Beyond the bound the run fails at its end: nothing more of it is kept.
+                if live.items_size <= self._settings.output_size_max:
+                    items = [item.text for item in event.output.items]
+                    live.add_items(items)
+                    chunk.items.extend(items)
             case "completed":
                 self._fleet.release(worker_id, key)
                 self._complete(live, event.completed, decisions, now)
 
     def _start(self, live: LivePrediction, decisions: _Decisions, now: int) -> None:
         record = live.record
-        assert lifecycle.may_change(record.status, lifecycle.PROCESSING)
+        if not lifecycle.may_change(record.status, lifecycle.PROCESSING):
+            # Told twice; only that this step was heard is stored.
+            decisions.chunk(live)
+            return
         record.status = lifecycle.PROCESSING
         record.started_at = now
         decisions.started[record.id] = live

@@ -13,8 +13,14 @@ from reprise.scheduler.v1 import (
 )
 
 from services.chassis import channels
-from services.chassis.errors import FieldViolation, InvalidInput, NotFound
-from services.chassis.paging import bounded_page_size, decode_cursor, encode_cursor
+from services.chassis.clock import SECOND_US
+from services.chassis.errors import InvalidInput, NotFound, invalid_field
+from services.chassis.paging import (
+    bounded_page_size,
+    decode_cursor,
+    is_stored_integer,
+    slice_page,
+)
 from services.chassis.server import caller
 from services.scheduler import event_stream
 from services.scheduler.admission import Application, read_request, to_record
@@ -25,7 +31,7 @@ from services.scheduler.live import LivePrediction, LivePredictions
 from services.scheduler.record import PredictionRecord, timed_out_wait, to_message
 from services.scheduler.runs import Runs
 from services.scheduler.settings import SchedulerSettings
-from services.scheduler.store import Page, PredictionStore
+from services.scheduler.store import Filters, PredictionStore, record_of
 from services.scheduler.versions import KnownVersion, Versions, invalid_version
 
 PAGE_SIZE = 100
@@ -93,20 +99,16 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
     async def ListPredictions(
         self, request: prediction_pb2.ListPredictionsRequest, context: Any
     ) -> prediction_pb2.ListPredictionsResponse:
-        page = _page_of(request, caller(context).account_id)
-        records = await self._store.list_page(page)
-        has_more = len(records) >= page.limit
-        records = records[: page.limit - 1]
-        if page.is_backward:
-            records.reverse()
-        response = prediction_pb2.ListPredictionsResponse(
-            predictions=[self._listed(record) for record in records]
+        page = await self._store.list_page(
+            _filters_of(request, caller(context).account_id),
+            page_token=request.page_token,
+            page_size=_page_size(request.page_size),
         )
-        if records and (has_more or page.is_backward):
-            response.next_page_token = _cursor(records[-1], request, is_backward=False)
-        if records and (has_more if page.is_backward else page.position is not None):
-            response.previous_page_token = _cursor(records[0], request, is_backward=True)
-        return response
+        return prediction_pb2.ListPredictionsResponse(
+            predictions=[self._listed(record_of(row)) for row in page.rows],
+            next_page_token=page.next_page_token,
+            previous_page_token=page.previous_page_token,
+        )
 
     async def CancelPrediction(
         self, request: prediction_pb2.CancelPredictionRequest, context: Any
@@ -222,13 +224,14 @@ class HardwareServicer(hardware_pb2_grpc.HardwareServiceServicer):
     async def ListWorkers(
         self, request: hardware_pb2.ListWorkersRequest, context: Any
     ) -> hardware_pb2.ListWorkersResponse:
-        size = bounded_page_size(request.page_size, default=PAGE_SIZE, maximum=PAGE_SIZE)
-        after = str(decode_cursor(request.page_token).get("after", ""))
-        workers = sorted(
-            (worker for worker in self._fleet.workers.values() if worker.worker_id > after),
-            key=lambda worker: worker.worker_id,
+        page = slice_page(
+            self._fleet.workers.values(),
+            key=lambda worker: (worker.worker_id,),
+            page_token=request.page_token,
+            page_size=_page_size(request.page_size),
+            label="workers",
         )
-        response = hardware_pb2.ListWorkersResponse(
+        return hardware_pb2.ListWorkersResponse(
             workers=[
                 hardware_pb2.Worker(
                     id=worker.worker_id,
@@ -238,12 +241,10 @@ class HardwareServicer(hardware_pb2_grpc.HardwareServiceServicer):
                     running_count=len(worker.granted),
                     isolation=worker.isolation,
                 )
-                for worker in workers[:size]
-            ]
+                for worker in page.items
+            ],
+            next_page_token=page.next_page_token,
         )
-        if len(workers) > size:
-            response.next_page_token = encode_cursor({"after": workers[size - 1].worker_id})
-        return response
 
 
 def _ended(stored: PredictionRecord | None) -> LivePrediction:
@@ -252,62 +253,27 @@ def _ended(stored: PredictionRecord | None) -> LivePrediction:
     return LivePrediction(stored)
 
 
-def _page_of(request: prediction_pb2.ListPredictionsRequest, account_id: str) -> Page:
-    size = bounded_page_size(request.page_size, default=PAGE_SIZE, maximum=PAGE_SIZE)
-    cursor = _read_cursor(request)
-    position = (int(cursor["at"]), str(cursor["id"])) if cursor else None
-    return Page(
+def _page_size(page_size: int) -> int:
+    return bounded_page_size(page_size, default=PAGE_SIZE, maximum=PAGE_SIZE)
+
+
+def _micros(at: Timestamp) -> int:
+    # Not ToMicroseconds(): it raises for what a caller of gRPC may send.
+    return at.seconds * SECOND_US + at.nanos // 1000
+
+
+def _filters_of(request: prediction_pb2.ListPredictionsRequest, account_id: str) -> Filters:
+    """What a cursor kept of the filters of its list goes before what the request says."""
+    after = _micros(request.created_after) if request.HasField("created_after") else None
+    before = _micros(request.created_before) if request.HasField("created_before") else None
+    kept = decode_cursor(request.page_token)
+    after, before = kept.get("after", after), kept.get("before", before)
+    for name, limit in (("created_after", after), ("created_before", before)):
+        if limit is not None and not is_stored_integer(limit):
+            raise invalid_field(name, "is no time that a prediction can have")
+    return Filters(
         account_id=account_id,
-        # One more than is shown tells whether there is a further page.
-        limit=size + 1,
-        created_after=_micros(cursor.get("after"), request, "created_after"),
-        created_before=_micros(cursor.get("before"), request, "created_before"),
-        source=str(cursor.get("source", request.source)),
-        position=position,
-        is_backward=bool(cursor.get("back", 0)),
+        created_after=after,
+        created_before=before,
+        source=str(kept.get("source", request.source)),
     )
-
-
-def _read_cursor(
-    request: prediction_pb2.ListPredictionsRequest,
-) -> dict[str, str | int]:
-    cursor = decode_cursor(request.page_token)
-    numbers = (cursor.get(name, 0) for name in ("at", "after", "before", "back"))
-    is_ours = "at" in cursor and "id" in cursor and all(isinstance(item, int) for item in numbers)
-    if cursor and not is_ours:
-        text = "not a cursor of this list; take it from the page before"
-        violation = FieldViolation("page_token", text, "invalid")
-        raise InvalidInput(f"page_token: {text}", fields=[violation])
-    return cursor
-
-
-def _micros(
-    kept: str | int | None, request: prediction_pb2.ListPredictionsRequest, name: str
-) -> int | None:
-    if kept is not None:
-        return int(kept)
-    if not request.HasField(name):  # type: ignore[arg-type]  # one of two literal names
-        return None
-    at: Timestamp = getattr(request, name)
-    return at.seconds * 1_000_000 + at.nanos // 1000
-
-
-def _cursor(
-    record: PredictionRecord,
-    request: prediction_pb2.ListPredictionsRequest,
-    *,
-    is_backward: bool,
-) -> str:
-    """The filters travel in the cursor: clients follow it without repeating them."""
-    kept = _read_cursor(request)
-    position: dict[str, str | int] = {"at": record.created_at, "id": record.id}
-    for name, field in (("after", "created_after"), ("before", "created_before")):
-        value = _micros(kept.get(name), request, field)
-        if value is not None:
-            position[name] = value
-    source = str(kept.get("source", request.source))
-    if source:
-        position["source"] = source
-    if is_backward:
-        position["back"] = 1
-    return encode_cursor(position)

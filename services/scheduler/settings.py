@@ -1,5 +1,6 @@
 """Settings of the scheduler."""
 
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
@@ -8,9 +9,7 @@ from services.chassis.settings import ServiceSettings
 class SchedulerSettings(ServiceSettings):
     """What the scheduler reads from the environment."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="REPRISE_SCHEDULER_", frozen=True, use_attribute_docstrings=True, extra="ignore"
-    )
+    model_config = SettingsConfigDict(env_prefix="REPRISE_SCHEDULER_")
 
     database_url: str = "sqlite:///scheduler.db"
     """Where predictions are kept: sqlite:///<path> or postgresql+psycopg://..."""
@@ -53,9 +52,9 @@ class SchedulerSettings(ServiceSettings):
     """How long creates collect before they are held together, once many predictions are open."""
     hold_delay_from: int = 8
     """With fewer open predictions than this, each create is held at once."""
-    hold_batch_size_max: int = 256
+    hold_batch_size_max: int = Field(default=256, ge=1)
     """Predictions that are held by one call of billing."""
-    settlement_batch_size_max: int = 256
+    settlement_batch_size_max: int = Field(default=256, ge=1)
     """Holds that are settled by one call of billing."""
     settlement_delay_s: float = 0.05
     """How long ended predictions collect before they are settled together."""

@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import islice
 from typing import Any
 
 from reprise.billing.v1 import ledger_pb2, ledger_pb2_grpc
 
 from services.chassis.channels import Peer
-from services.chassis.errors import NotImplementedYet, RepriseError
+from services.chassis.clock import now_us
+from services.chassis.errors import RepriseError
 from services.scheduler import lifecycle, metrics
-from services.scheduler.live import LivePredictions
-from services.scheduler.record import PredictionRecord, now_us
+from services.scheduler.record import PredictionRecord
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.store import PredictionStore
 
@@ -60,7 +61,7 @@ class Settlements:
         while True:
             await self._added.wait()
             await asyncio.sleep(self._settings.settlement_delay_s)
-            batch = list(self._pending.values())[: self._settings.settlement_batch_size_max]
+            batch = list(islice(self._pending.values(), self._settings.settlement_batch_size_max))
             try:
                 await self._settle(batch)
                 retry_s = _RETRY_S
@@ -100,12 +101,14 @@ class OrphanSweeper:
         settings: SchedulerSettings,
         store: PredictionStore,
         billing: Peer,
-        predictions: LivePredictions,
+        predictions: Container[str],
+        applicants: Container[str],
     ) -> None:
         self._settings = settings
         self._store = store
         self._billing = billing
         self._predictions = predictions
+        self._applicants = applicants
         self._ledger = ledger_pb2_grpc.LedgerServiceStub(billing.channel)
 
     async def run(self) -> None:
@@ -113,10 +116,6 @@ class OrphanSweeper:
         while True:
             try:
                 await self.sweep()
-            except NotImplementedYet:
-                log.warning(
-                    "billing cannot list open holds", extra={"event": "sweep_not_supported"}
-                )
             except RepriseError as error:
                 log.warning("sweep failed", extra={"event": "sweep_failed", "why": str(error)})
             await asyncio.sleep(self._settings.sweep_interval_s)
@@ -126,7 +125,9 @@ class OrphanSweeper:
         released, page_token = 0, ""
         while True:
             request = ledger_pb2.ListOpenHoldsRequest(
-                older_than_s=int(self._settings.orphan_hold_age_s), page_token=page_token
+                older_than_s=int(self._settings.orphan_hold_age_s),
+                page_size=self._settings.settlement_batch_size_max,
+                page_token=page_token,
             )
             page = await self._billing.call(
                 self._ledger.ListOpenHolds, request, timeout_s=self._settings.peer_timeout_s
@@ -137,9 +138,10 @@ class OrphanSweeper:
                 return released
 
     async def _release_orphans(self, hold_ids: list[str]) -> int:
-        unknown = [hold_id for hold_id in hold_ids if hold_id not in self._predictions]
+        unknown = [hold_id for hold_id in hold_ids if not self._is_alive(hold_id)]
         stored = await self._store.existing(unknown) if unknown else set()
-        orphans = [hold_id for hold_id in unknown if hold_id not in stored]
+        # Asked again: a repeated create may have come while the database was read.
+        orphans = [item for item in unknown if item not in stored and not self._is_alive(item)]
         if not orphans:
             return 0
         release = ledger_pb2.Release(reason=lifecycle.ORPHANED)
@@ -153,6 +155,9 @@ class OrphanSweeper:
             "orphaned holds released", extra={"event": "holds_released", "count": len(orphans)}
         )
         return len(orphans)
+
+    def _is_alive(self, prediction_id: str) -> bool:
+        return prediction_id in self._predictions or prediction_id in self._applicants
 
 
 def _receipt_row(record: PredictionRecord, result: ledger_pb2.SettlementResult) -> dict[str, Any]:

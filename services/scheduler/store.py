@@ -13,7 +13,8 @@ from sqlalchemy import (
     Connection,
     Integer,
     MetaData,
-    RowMapping,
+    Row,
+    Select,
     SmallInteger,
     String,
     Table,
@@ -22,13 +23,13 @@ from sqlalchemy import (
     bindparam,
     delete,
     insert,
-    or_,
     select,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 
 from services.chassis.db import Database
+from services.chassis.paging import Order, Page, read_page
 from services.scheduler.record import PredictionRecord
 
 _BIG = BigInteger()
@@ -145,7 +146,7 @@ class Changes:
         return bool(self.started or self.granted or self.requeued or self.finished or self.chunks)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StoredChunk:
     """Logs and items of one report."""
 
@@ -156,18 +157,13 @@ class StoredChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class Filters:
     """Which predictions a list shows."""
 
     account_id: str
-    limit: int
     created_after: int | None = None
     created_before: int | None = None
     source: str = ""
-    # The row that the page starts after, exclusive; newest first.
-    position: tuple[int, str] | None = None
-    # The page before the position instead of the one after it.
-    is_backward: bool = False
 
 
 class PredictionStore:
@@ -226,10 +222,21 @@ class PredictionStore:
             lambda connection: set(connection.execute(query).scalars())
         )
 
-    async def list_page(self, page: Page) -> list[PredictionRecord]:
-        """One page, in the direction of reading: newest first, or oldest first when backward."""
-        query = _page_query(page)
-        return await self._database.read(lambda connection: _records(connection, query))
+    async def list_page(self, filters: Filters, *, page_token: str, page_size: int) -> Page:
+        """One page of an account's predictions, newest first."""
+        kept = {"after": filters.created_after, "before": filters.created_before}
+        order = Order(
+            columns=(predictions.c.created_at, predictions.c.id),
+            label="predictions",
+            kept={name: value for name, value in kept.items() if value is not None}
+            | ({"source": filters.source} if filters.source else {}),
+        )
+        query = _filtered(filters)
+        return await self._database.read(
+            lambda connection: read_page(
+                connection, query, order=order, page_token=page_token, page_size=page_size
+            )
+        )
 
 
 def _apply(connection: Connection, changes: Changes) -> None:
@@ -253,11 +260,12 @@ def _values(record: PredictionRecord, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _records(connection: Connection, query: Any) -> list[PredictionRecord]:
-    return [_record(row) for row in connection.execute(query).mappings()]
+    return [record_of(row) for row in connection.execute(query)]
 
 
-def _record(row: RowMapping) -> PredictionRecord:
-    return PredictionRecord(**row)
+def record_of(row: Row[Any]) -> PredictionRecord:
+    """The record that a row of predictions holds."""
+    return PredictionRecord(**row._mapping)
 
 
 def _load_chunks(connection: Connection) -> dict[str, list[StoredChunk]]:
@@ -270,22 +278,12 @@ def _load_chunks(connection: Connection) -> dict[str, list[StoredChunk]]:
     return found
 
 
-def _page_query(page: Page) -> Any:
-    created_at, row_id = predictions.c.created_at, predictions.c.id
-    query = select(predictions).where(predictions.c.account_id == page.account_id)
-    if page.created_after is not None:
-        query = query.where(created_at >= page.created_after)
-    if page.created_before is not None:
-        query = query.where(created_at < page.created_before)
-    if page.source:
-        query = query.where(predictions.c.source == page.source)
-    if page.position is not None:
-        at, last_id = page.position
-        if page.is_backward:
-            beyond = or_(created_at > at, and_(created_at == at, row_id > last_id))
-        else:
-            beyond = or_(created_at < at, and_(created_at == at, row_id < last_id))
-        query = query.where(beyond)
-    if page.is_backward:
-        return query.order_by(created_at, row_id).limit(page.limit)
-    return query.order_by(created_at.desc(), row_id.desc()).limit(page.limit)
+def _filtered(filters: Filters) -> Select[Any]:
+    query = select(predictions).where(predictions.c.account_id == filters.account_id)
+    if filters.created_after is not None:
+        query = query.where(predictions.c.created_at >= filters.created_after)
+    if filters.created_before is not None:
+        query = query.where(predictions.c.created_at < filters.created_before)
+    if filters.source:
+        query = query.where(predictions.c.source == filters.source)
+    return query

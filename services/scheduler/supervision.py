@@ -124,6 +124,9 @@ class Supervision:
         return self._fleet.silent(now, timeout_s)
 
     async def _lose_worker(self, worker: Worker, reason: str) -> None:
+        if self._fleet.workers.get(worker.worker_id) is not worker:
+            # Lost for another reason while the commit of an earlier loss was awaited.
+            return
         del self._fleet.workers[worker.worker_id]
         log.warning("worker lost", extra=_about(worker, "worker_lost") | {"reason": reason})
         await self._runs.lose_leases(list(worker.granted))

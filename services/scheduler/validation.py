@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jsonschema_rs
@@ -33,13 +32,6 @@ _KINDS: Mapping[str, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedInput:
-    """An input that fits its schema."""
-
-    text: str
-
-
 class InputSchema:
     """Checks inputs of one version."""
 
@@ -57,7 +49,7 @@ class InputSchema:
             {"components": {"schemas": schemas}, **schema}, validate_formats=False
         )
 
-    def check(self, text: str) -> CheckedInput:
+    def check(self, text: str) -> str:
         """The input as it is stored; raises InvalidInput that names each bad field."""
         values = _object_of(text)
         if None in values.values():
@@ -76,7 +68,7 @@ class InputSchema:
                     break
         if problems:
             raise _invalid(problems)
-        return CheckedInput(text)
+        return text
 
     def _unknown(self, values: Mapping[str, object]) -> list[FieldViolation]:
         if self._properties is None or self._properties.issuperset(values):

@@ -48,8 +48,9 @@ class Versions:
         self._storage = storage
         self._models = model_pb2_grpc.ModelServiceStub(storage.channel)
         self._cache: OrderedDict[_CacheKey, _CacheEntry] = OrderedDict()
-        # One compiled schema for all references and accounts.
-        self._compiled: OrderedDict[str, KnownVersion] = OrderedDict()
+        # One compiled schema for all references and accounts. Nothing else is shared: the same
+        # content may be a version of several models, whose names are not everybody's to read.
+        self._schemas: OrderedDict[str, InputSchema] = OrderedDict()
         self._resolving: dict[_CacheKey, asyncio.Lock] = {}
 
     async def resolve(self, account_id: str, reference: str) -> KnownVersion:
@@ -83,7 +84,7 @@ class Versions:
         response = await self._storage.call(
             self._models.ResolveVersion, request, timeout_s=self._settings.peer_timeout_s
         )
-        version = await self._compile(response.spec)
+        version = await self._known(response.spec)
         is_latest = "/" in key.reference and ":" not in key.reference
         ttl_s = self._settings.latest_version_ttl_s
         self._cache[key] = _CacheEntry(version, time.monotonic() + ttl_s if is_latest else None)
@@ -91,13 +92,13 @@ class Versions:
         self._trim()
         return version
 
-    async def _compile(self, spec: model_pb2.VersionSpec) -> KnownVersion:
-        known = self._compiled.get(spec.version_id)
-        if known is not None:
-            self._compiled.move_to_end(spec.version_id)
-            return known
-        schema = await asyncio.to_thread(InputSchema, spec.openapi_schema.text)
-        known = self._compiled[spec.version_id] = KnownVersion(
+    async def _known(self, spec: model_pb2.VersionSpec) -> KnownVersion:
+        schema = self._schemas.get(spec.version_id)
+        if schema is None:
+            schema = await asyncio.to_thread(InputSchema, spec.openapi_schema.text)
+            self._schemas[spec.version_id] = schema
+        self._schemas.move_to_end(spec.version_id)
+        return KnownVersion(
             version_id=spec.version_id,
             model=spec.model,
             hardware=spec.hardware,
@@ -105,10 +106,9 @@ class Versions:
             has_file_output=spec.has_file_output,
             input_schema=schema,
         )
-        return known
 
     def _trim(self) -> None:
-        for cache in (self._cache, self._compiled):
+        for cache in (self._cache, self._schemas):
             while len(cache) > self._settings.version_cache_size_max:
                 cache.popitem(last=False)
 

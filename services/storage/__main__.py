@@ -17,6 +17,7 @@ from reprise.storage.v1 import (
 
 from services.chassis import server, telemetry
 from services.chassis.channels import Peer, open_channel
+from services.chassis.clock import Clock, now_us
 from services.chassis.db import Database
 from services.chassis.errors import InvalidInput
 from services.chassis.server import Servicer
@@ -24,7 +25,6 @@ from services.chassis.settings import load
 from services.storage.artifact_servicer import ArtifactServicer
 from services.storage.blobs import BlobStore, open_blobs
 from services.storage.builds import Builds
-from services.storage.clock import Clock, now_us
 from services.storage.file_servicer import FileServicer
 from services.storage.file_store import BlobUploads, FileStore
 from services.storage.model_servicer import ModelServicer
@@ -122,7 +122,6 @@ async def main() -> None:
     )
     await server.serve(
         settings,
-        name="storage",
         servicers=parts.servicers,
         background=[
             partial(parts.subscriber.run, settings),

@@ -6,11 +6,11 @@ from typing import Any
 import grpc
 from reprise.storage.v1 import artifact_pb2, artifact_pb2_grpc
 
+from services.chassis.clock import Clock
 from services.chassis.errors import NotFound
+from services.chassis.server import account_of
 from services.storage import registry
-from services.storage.accounts import account_of
 from services.storage.blobs import BlobStore, blob_key, verified
-from services.storage.clock import Clock
 from services.storage.file_store import BlobUploads
 from services.storage.uploads import Upload
 

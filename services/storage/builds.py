@@ -78,7 +78,7 @@ class Builds:
             yield build.task.result()
         finally:
             build.follower_count -= 1
-            if build.follower_count == 0 and not build.task.done():
+            if build.follower_count == 0:
                 del self._running[key]
                 build.task.cancel()
 
@@ -92,9 +92,6 @@ class Builds:
         build = self._running[key] = _Build(run)
 
         def ended(task: asyncio.Task[build_pb2.BuiltVersion]) -> None:
-            # A build that was given up has left its place already, maybe to a new one.
-            if self._running.get(key) is build:
-                del self._running[key]
             build.announce()
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.info(

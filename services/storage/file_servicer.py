@@ -9,17 +9,17 @@ from reprise.storage.v1 import file_pb2, file_pb2_grpc
 from reprise.wire.v1.json_pb2 import Json
 from sqlalchemy import Row
 
-from services.chassis.errors import NotFound
+from services.chassis.clock import SECOND_US, Clock, timestamp
+from services.chassis.errors import NotFound, file_too_large
 from services.chassis.paging import bounded_page_size
+from services.chassis.server import account_of
 from services.storage import files
-from services.storage.accounts import account_of
 from services.storage.blobs import BlobStore, Intake, file_key
-from services.storage.clock import SECOND_US, Clock, timestamp
 from services.storage.file_store import FileStore, StoredBytes
-from services.storage.pages import PAGE_SIZE_MAX
 from services.storage.settings import StorageSettings
 from services.storage.uploads import Upload
 
+PAGE_SIZE_MAX = 100
 CHUNK_SIZE_BYTES = 256 * 1024
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -106,10 +106,11 @@ class FileServicer(file_pb2_grpc.FileServiceServicer):
             yield file_pb2.DownloadFileResponse(body=httpbody_pb2.HttpBody(data=chunk))
 
     async def _receive(self, file_id: str, upload: Upload) -> StoredBytes:
+        size_bytes_max = self._settings.file_size_bytes_max
         intake = Intake(
             upload.chunks(),
-            size_bytes_max=self._settings.file_size_bytes_max,
-            error=files.too_large(),
+            size_bytes_max=size_bytes_max,
+            error=file_too_large(size_bytes_max),
             algorithms=("md5", "sha256"),
         )
         await self._blobs.write(file_key(file_id), aiter(intake))

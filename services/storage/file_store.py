@@ -9,8 +9,7 @@ from reprise.storage.v1 import file_pb2
 from sqlalchemy import BigInteger, Boolean, Connection, Row, Text, column, table
 
 from services.chassis.db import Database
-from services.storage import pages
-from services.storage.pages import Order, Page
+from services.chassis.paging import Order, Page, read_page
 
 # Bounds the parameters of one statement.
 DIGESTS_PER_QUERY = 500
@@ -107,7 +106,7 @@ class FileStore:
         statement = sa.select(FILES).where(*_is_visible(account_id=account_id, now=now))
 
         def work(connection: Connection) -> Page:
-            return pages.read_page(
+            return read_page(
                 connection,
                 statement,
                 order=_FILE_ORDER,

@@ -8,8 +8,7 @@ import orjson
 from reprise.storage.v1 import file_pb2
 from reprise.wire.v1.json_pb2 import Json
 
-from services.chassis.errors import NotFound, ResourceExhausted
-from services.storage.registry import invalid
+from services.chassis.errors import NotFound, invalid_field
 
 NAME_SIZE_BYTES_MAX = 255
 CONTENT_TYPE_SIZE_MAX = 255
@@ -39,11 +38,6 @@ def not_found() -> NotFound:
     return NotFound("File not found")
 
 
-def too_large() -> ResourceExhausted:
-    """The answer to a file above the limit, in the words that clients know."""
-    return ResourceExhausted("Files must be less than 100MB in size", reason="FILE_TOO_LARGE")
-
-
 def check_header(header: file_pb2.FileHeader) -> file_pb2.FileHeader:
     """The header with its defaults filled in."""
     return file_pb2.FileHeader(
@@ -55,26 +49,28 @@ def check_header(header: file_pb2.FileHeader) -> file_pb2.FileHeader:
 
 def _check_name(name: str) -> str:
     if len(name.encode()) > NAME_SIZE_BYTES_MAX:
-        raise invalid("filename", f"must be at most {NAME_SIZE_BYTES_MAX} bytes of UTF-8")
+        raise invalid_field("filename", f"must be at most {NAME_SIZE_BYTES_MAX} bytes of UTF-8")
     has_control = any(unicodedata.category(character) == "Cc" for character in name)
     if has_control or "/" in name or "\\" in name or name in (".", ".."):
-        raise invalid("filename", "must be a bare file name, without folders or control characters")
+        raise invalid_field(
+            "filename", "must be a bare file name, without folders or control characters"
+        )
     return name
 
 
 def _check_content_type(content_type: str) -> str:
     if len(content_type) > CONTENT_TYPE_SIZE_MAX or not _CONTENT_TYPE.fullmatch(content_type):
-        raise invalid("type", "must be a content type such as image/png")
+        raise invalid_field("type", "must be a content type such as image/png")
     return content_type
 
 
 def _check_metadata(text: str) -> str:
     if len(text.encode()) > METADATA_SIZE_BYTES_MAX:
-        raise invalid("metadata", f"must be at most {METADATA_SIZE_BYTES_MAX} bytes of JSON")
+        raise invalid_field("metadata", f"must be at most {METADATA_SIZE_BYTES_MAX} bytes of JSON")
     try:
         is_object = isinstance(orjson.loads(text), dict)
     except ValueError:
         is_object = False
     if not is_object:
-        raise invalid("metadata", "must be a JSON object")
+        raise invalid_field("metadata", "must be a JSON object")
     return text

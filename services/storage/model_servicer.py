@@ -10,17 +10,17 @@ from reprise.storage.v1 import model_pb2, model_pb2_grpc
 from reprise.wire.v1.json_pb2 import Json
 from sqlalchemy import Row
 
-from services.chassis.errors import AlreadyExists, InvalidInput, NotFound
+from services.chassis.clock import Clock, timestamp
+from services.chassis.errors import AlreadyExists, InvalidInput, NotFound, invalid_field
 from services.chassis.paging import bounded_page_size
 from services.chassis.server import caller
 from services.storage import registry
-from services.storage.clock import Clock, timestamp
-from services.storage.pages import PAGE_SIZE_MAX
 from services.storage.pushes import Pushes
 from services.storage.registry import ModelName, Reference
 from services.storage.store import MODEL_ORDERS, PUBLIC, Catalogue
 
 PAGE_SIZE_DEFAULT = 25
+PAGE_SIZE_MAX = 100
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -67,9 +67,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         sort_by = request.sort_by or "latest_version_created_at"
         order = MODEL_ORDERS.get(f"{sort_by} {request.sort_direction or 'desc'}")
         if order is None:
-            raise InvalidInput(
-                "sort_by must be latest_version_created_at or model_created_at, "
-                "sort_direction desc or asc"
+            raise invalid_field(
+                "sort_by",
+                "must be latest_version_created_at or model_created_at, with the sort_direction "
+                "desc or asc",
+                "enum",
             )
         found = await self._catalogue.list_models(
             account_id=caller(context).account_id,
@@ -155,7 +157,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             Reference(model=None, version_id=version_id), account_id=account_id
         )
         owner = f"; it is a version of {other.owner}/{other.name}" if other is not None else ""
-        return registry.invalid(
+        return invalid_field(
             "version",
             f"{version_id} is not a version of {model}{owner}: copy an id from "
             f"GET /v1/models/{model}/versions",

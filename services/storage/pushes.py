@@ -8,11 +8,11 @@ from reprise.inference.v1 import build_pb2
 from reprise.storage.v1 import model_pb2
 from sqlalchemy import Row
 
+from services.chassis.clock import Clock
 from services.chassis.errors import FieldViolation, InvalidInput
 from services.chassis.server import Caller
 from services.storage import registry
 from services.storage.builds import BuildKey, Builds
-from services.storage.clock import Clock
 from services.storage.file_store import BlobUploads
 from services.storage.registry import ModelName
 from services.storage.store import PRIVATE, PUBLIC, Catalogue, NewVersion
@@ -47,19 +47,28 @@ class Pushes:
         version_id = registry.compute_version_id(request.kind, request.files)
         row = await self._catalogue.find_version(model, version_id)
         if row is None:
+            await self._check_blobs(request.files, who.account_id)
             built = await self._catalogue.find_built(model.owner, version_id)
-            if built is None:
-                await self._check_blobs(request.files, who.account_id)
-                async with aclosing(self._build(request, version_id, who)) as parts:
-                    async for part in parts:
-                        if isinstance(part, str):
-                            yield part
-                        else:
-                            built = part
-            assert built is not None, "a build ends with a result or an error"
-            version = self._new_version(request, version_id, built)
-            row = await self._catalogue.create_version(version, now=self._clock())
-        yield row
+            if built is not None:
+                row = await self._create(request, version_id, built)
+        if row is not None:
+            yield row
+            return
+        # The build is shared until its row is there: who comes later finds one or the other.
+        async with aclosing(self._build(request, version_id, who)) as parts:
+            async for part in parts:
+                yield (
+                    part if isinstance(part, str) else await self._create(request, version_id, part)
+                )
+
+    async def _create(
+        self,
+        request: model_pb2.CreateVersionRequest,
+        version_id: str,
+        built: build_pb2.BuiltVersion,
+    ) -> Row[Any]:
+        version = self._new_version(request, version_id, built)
+        return await self._catalogue.create_version(version, now=self._clock())
 
     def _build(
         self, request: model_pb2.CreateVersionRequest, version_id: str, who: Caller

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from reprise.storage.v1 import artifact_pb2, model_pb2
 
-from services.chassis.errors import FieldViolation, InvalidInput, PermissionDenied
+from services.chassis.errors import InvalidInput, PermissionDenied, invalid_field
 
 NAME_SIZE_MAX = 64
 FILE_COUNT_MAX = 10_000
@@ -50,22 +50,16 @@ class Reference:
     version_id: str | None
 
 
-def invalid(field: str, description: str, kind: str = "invalid") -> InvalidInput:
-    """The error of one bad field."""
-    violation = FieldViolation(field=field, description=description, kind=kind)
-    return InvalidInput(f"{field} {description}", fields=[violation])
-
-
 def check_model_name(owner: str, name: str) -> ModelName:
     """The model's name; refused unless both parts are slugs."""
     if not owner:
-        raise invalid("owner", "is required", "required")
+        raise invalid_field("owner", "is required", "required")
     if not name:
-        raise invalid("name", "is required", "required")
+        raise invalid_field("name", "is required", "required")
     if len(owner) > NAME_SIZE_MAX or not _OWNER.fullmatch(owner):
-        raise invalid("owner", f"must be {_slug_rule('dashes')}")
+        raise invalid_field("owner", f"must be {_slug_rule('dashes')}")
     if len(name) > NAME_SIZE_MAX or not _NAME.fullmatch(name):
-        raise invalid("name", f"must be {_slug_rule('dashes, dots and underscores')}")
+        raise invalid_field("name", f"must be {_slug_rule('dashes, dots and underscores')}")
     return ModelName(owner=owner, name=name)
 
 
@@ -88,17 +82,21 @@ def check_model_texts(request: model_pb2.CreateModelRequest) -> None:
     for field in ("github_url", "paper_url", "license_url", "cover_image_url"):
         url = getattr(request, field)
         if url and not (url.startswith(("https://", "http://")) and len(url) <= URL_SIZE_MAX):
-            raise invalid(field, f"must be an http(s) URL of at most {URL_SIZE_MAX} characters")
+            raise invalid_field(
+                field, f"must be an http(s) URL of at most {URL_SIZE_MAX} characters"
+            )
     if len(request.hardware) > NAME_SIZE_MAX or (
         request.hardware and not _OWNER.fullmatch(request.hardware)
     ):
-        raise invalid("hardware", "must be the SKU of a hardware, such as cpu")
+        raise invalid_field("hardware", "must be the SKU of a hardware, such as cpu")
 
 
 def check_description(text: str) -> None:
     """The bound of a model's description."""
     if len(text) > DESCRIPTION_SIZE_MAX:
-        raise invalid("description", f"must be at most {DESCRIPTION_SIZE_MAX} characters long")
+        raise invalid_field(
+            "description", f"must be at most {DESCRIPTION_SIZE_MAX} characters long"
+        )
 
 
 def parse_reference(text: str) -> Reference:
@@ -119,7 +117,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def _bad_reference() -> InvalidInput:
-    return invalid(
+    return invalid_field(
         "version", 'must be "owner/name", "owner/name:<64 hex digits>" or "<64 hex digits>"'
     )
 
@@ -127,14 +125,14 @@ def _bad_reference() -> InvalidInput:
 def check_digest(digest: str, *, field: str = "digest") -> str:
     """The digest, when it is the SHA-256 of something in lower-case hex."""
     if not _DIGEST.fullmatch(digest):
-        raise invalid(field, "must be a SHA-256 in 64 lower-case hex digits")
+        raise invalid_field(field, "must be a SHA-256 in 64 lower-case hex digits")
     return digest
 
 
 def check_digests(digests: Sequence[str]) -> None:
     """Bounds of a question about blobs."""
     if len(digests) > FILE_COUNT_MAX:
-        raise invalid("digests", f"must be at most {FILE_COUNT_MAX}; got {len(digests)}")
+        raise invalid_field("digests", f"must be at most {FILE_COUNT_MAX}; got {len(digests)}")
     for index, digest in enumerate(digests):
         check_digest(digest, field=f"digests[{index}]")
 
@@ -143,7 +141,7 @@ def check_blob_header(header: artifact_pb2.BlobHeader) -> artifact_pb2.BlobHeade
     """The header of an upload that may begin."""
     check_digest(header.digest)
     if not 0 <= header.size_bytes <= FILES_SIZE_BYTES_MAX:
-        raise invalid("size_bytes", f"must be between 0 and {FILES_SIZE_BYTES_MAX}")
+        raise invalid_field("size_bytes", f"must be between 0 and {FILES_SIZE_BYTES_MAX}")
     return header
 
 
@@ -152,16 +150,16 @@ def check_files(
 ) -> None:
     """Refuses a file list that is no version of this kind, or that would leave its folder."""
     if kind not in _KIND_NAMES:
-        raise invalid("kind", "must be cog or engine", "enum")
+        raise invalid_field("kind", "must be cog or engine", "enum")
     if not files:
-        raise invalid("files", "must name at least one file", "required")
+        raise invalid_field("files", "must name at least one file", "required")
     if len(files) > FILE_COUNT_MAX:
-        raise invalid("files", f"must be at most {FILE_COUNT_MAX} files; got {len(files)}")
+        raise invalid_field("files", f"must be at most {FILE_COUNT_MAX} files; got {len(files)}")
     for index, file in enumerate(files):
         _check_file(file, field=f"files[{index}]")
     total = sum(file.size_bytes for file in files)
     if total > FILES_SIZE_BYTES_MAX:
-        raise invalid("files", f"hold {total} bytes; {FILES_SIZE_BYTES_MAX} are allowed")
+        raise invalid_field("files", f"hold {total} bytes; {FILES_SIZE_BYTES_MAX} are allowed")
     _check_places([file.path for file in files])
     if kind == model_pb2.VERSION_KIND_COG:
         _check_cog_files(files)
@@ -171,13 +169,13 @@ def check_files(
 
 def _check_file(file: model_pb2.VersionFile, *, field: str) -> None:
     if problem := _path_problem(file.path):
-        raise invalid(f"{field}.path", f"{file.path[:PATH_SIZE_BYTES_MAX]!r} {problem}")
+        raise invalid_field(f"{field}.path", f"{file.path[:PATH_SIZE_BYTES_MAX]!r} {problem}")
     if not _DIGEST.fullmatch(file.digest):
-        raise invalid(
+        raise invalid_field(
             f"{field}.digest", f"of {file.path!r} must be a SHA-256 in 64 lower-case hex digits"
         )
     if file.size_bytes < 0:
-        raise invalid(f"{field}.size_bytes", f"of {file.path!r} must not be negative")
+        raise invalid_field(f"{field}.size_bytes", f"of {file.path!r} must not be negative")
 
 
 def _path_problem(path: str) -> str:
@@ -207,14 +205,18 @@ def _check_places(paths: Iterable[str]) -> None:
     for path in paths:
         place = _place(path)
         if place in places:
-            raise invalid("files", f"name {path!r} and {places[place]!r}: the same place twice")
+            raise invalid_field(
+                "files", f"name {path!r} and {places[place]!r}: the same place twice"
+            )
         places[place] = path
     for path in places.values():
         folder = path
         while "/" in folder:
             folder = folder.rpartition("/")[0]
             if other := places.get(_place(folder)):
-                raise invalid("files", f"name {other!r} as a file and as the folder of {path!r}")
+                raise invalid_field(
+                    "files", f"name {other!r} as a file and as the folder of {path!r}"
+                )
 
 
 def _place(path: str) -> str:
@@ -223,7 +225,7 @@ def _place(path: str) -> str:
 
 def _check_cog_files(files: Sequence[model_pb2.VersionFile]) -> None:
     if not any(file.path == "cog.yaml" for file in files):
-        raise invalid(
+        raise invalid_field(
             "files", "lack cog.yaml at the top; push the folder that holds it", "required"
         )
 
@@ -232,12 +234,14 @@ def _check_engine_files(files: Sequence[model_pb2.VersionFile]) -> None:
     onnx_paths = [file.path for file in files if file.path.endswith(".onnx")]
     if len(onnx_paths) != 1:
         named = ", ".join(sorted(onnx_paths)[:5]) or "none"
-        raise invalid("files", f"of an engine must hold exactly one .onnx file; found: {named}")
+        raise invalid_field(
+            "files", f"of an engine must hold exactly one .onnx file; found: {named}"
+        )
     for file in files:
         # Large models keep their weights beside the graph, as model.onnx.data.
         is_weights = file.path.startswith(onnx_paths[0])
         if not is_weights and file.size_bytes > ENGINE_SIDE_FILE_SIZE_BYTES_MAX:
-            raise invalid(
+            raise invalid_field(
                 "files",
                 f"hold {file.path!r} of {file.size_bytes} bytes; beside {onnx_paths[0]} and "
                 f"{onnx_paths[0]}.data an engine may have files of at most "
@@ -270,14 +274,14 @@ def compute_version_id(
 def check_openapi_schema(text: str) -> str:
     """The schema of a built version; clients need its components.schemas.Output."""
     if len(text.encode()) > SCHEMA_SIZE_BYTES_MAX:
-        raise invalid("openapi_schema", f"is larger than {SCHEMA_SIZE_BYTES_MAX} bytes")
+        raise invalid_field("openapi_schema", f"is larger than {SCHEMA_SIZE_BYTES_MAX} bytes")
     try:
         schemas = json.loads(text)["components"]["schemas"]
         has_output = "Output" in schemas
     except (ValueError, KeyError, TypeError, RecursionError):
         has_output = False
     if not has_output:
-        raise invalid(
+        raise invalid_field(
             "openapi_schema",
             "of the built model lacks components.schemas.Output; give the predict function a "
             "return type and push again",

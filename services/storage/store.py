@@ -12,8 +12,7 @@ from reprise.storage.v1 import model_pb2
 from sqlalchemy import BigInteger, Boolean, Connection, Integer, Row, Text, column, table
 
 from services.chassis.db import Database
-from services.storage import pages
-from services.storage.pages import Order, Page
+from services.chassis.paging import Order, Page, read_page
 from services.storage.registry import ModelName, Reference, canonical_files
 
 PUBLIC = "public"
@@ -125,7 +124,7 @@ class Catalogue:
         """Models that this account may see, each with its latest version."""
 
         def work(connection: Connection) -> ModelPage:
-            page = pages.read_page(
+            page = read_page(
                 connection,
                 sa.select(MODELS).where(_is_visible_to(account_id)),
                 order=order,
@@ -149,7 +148,7 @@ class Catalogue:
 
         def work(connection: Connection) -> Page:
             statement = sa.select(VERSIONS).where(_is_of(VERSIONS, model))
-            return pages.read_page(
+            return read_page(
                 connection,
                 statement,
                 order=_VERSION_ORDER,
@@ -272,11 +271,16 @@ def _find_version(
 
 
 def _latest_versions(connection: Connection, rows: Iterable[Row[Any]]) -> dict[ModelName, Row[Any]]:
-    keys = [(row.owner, row.name, row.latest_version_id) for row in rows if row.latest_version_id]
-    if not keys:
+    # One look-up by key for each: SQLite answers an IN over three columns with a scan.
+    is_latest = [
+        _is_of(VERSIONS, ModelName(row.owner, row.name))
+        & (VERSIONS.c.version_id == row.latest_version_id)
+        for row in rows
+        if row.latest_version_id
+    ]
+    if not is_latest:
         return {}
-    place = sa.tuple_(VERSIONS.c.owner, VERSIONS.c.name, VERSIONS.c.version_id)
-    found = connection.execute(sa.select(VERSIONS).where(place.in_(keys)))
+    found = connection.execute(sa.select(VERSIONS).where(sa.or_(*is_latest)))
     return {ModelName(row.owner, row.name): row for row in found}
 
 

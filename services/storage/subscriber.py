@@ -5,8 +5,8 @@ import asyncio
 from reprise.scheduler.v1 import events_pb2
 
 from services.chassis.bus import Bus
+from services.chassis.clock import Clock
 from services.chassis.settings import ServiceSettings
-from services.storage.clock import Clock
 from services.storage.store import Catalogue
 
 DURABLE_NAME = "storage-run-counts"

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 
+from services.chassis.clock import SECOND_US, Clock
 from services.storage.blobs import BlobStore, file_key
-from services.storage.clock import SECOND_US, Clock
 from services.storage.file_store import FileStore
 from services.storage.settings import StorageSettings
 from services.storage.store import Catalogue

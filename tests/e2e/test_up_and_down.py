@@ -112,6 +112,15 @@ def test_detached_goes_on_until_down(tmp_path: Path) -> None:
     wait_until_gone(set(state["pids"].values()))
 
 
+def test_down_finds_a_mesh_whose_run_json_was_lost(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    command = [REPRISE, "up", "--data", str(data), "--port", "0", "--json", "--detach"]
+    up = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    (data / "run.json").unlink()
+    subprocess.run([REPRISE, "down", "--data", str(data)], timeout=60, check=True)
+    wait_until_gone(set(json.loads(up.stdout)["pids"].values()))
+
+
 def test_a_taken_port_is_named_with_the_way_out(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -72,7 +72,9 @@ class Executor {
  private:
   struct Slot {
     std::unique_ptr<Lane> lane;
-    std::vector<Job> jobs;  // of the running batch; empty when idle
+    // Of the running batch; empty when idle. Its lane reads it without the mutex, and nobody writes
+    // it until the lane has called `done`.
+    std::vector<Job> jobs;
   };
 
   Job Validate(Request request) const;

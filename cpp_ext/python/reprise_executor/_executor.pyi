@@ -40,7 +40,7 @@ class DeviceError(ExecutorError):
     """
 class TensorSpec:
     """
-    A tensor of the engine; -1 is a dynamic dimension.
+    A tensor of the engine: numpy's name of its dtype; -1 in dims is a dynamic dimension.
     """
     @property
     def dims(self) -> list[int]:
@@ -53,7 +53,7 @@ class TensorSpec:
         ...
 class Completion:
     """
-    A finished request: outputs or an error.
+    A finished request: outputs, new C-contiguous arrays by output name, or an error.
     """
     @property
     def error(self) -> typing.Any:
@@ -66,7 +66,7 @@ class Completion:
         ...
 class ExecutorStats:
     """
-    Counters of one executor.
+    Counters of one executor: batch_count counts engine calls, item_count and largest_batch_size rows, the others requests.
     """
     def __init__(self) -> None:
         ...
@@ -147,16 +147,30 @@ class ExecutorStats:
         ...
 class Executor:
     """
-    Queue, batcher and lanes of one engine.
+    Queue, batcher and lanes of one engine. Any thread may call it; one alone may drain.
     """
     @staticmethod
     def open_openvino(model_path: str, *, input_names: collections.abc.Sequence[str], output_names: collections.abc.Sequence[str], properties: collections.abc.Mapping[str, str], max_batch_size: typing.SupportsInt | typing.SupportsIndex, max_queue_delay_us: typing.SupportsInt | typing.SupportsIndex, queue_limit: typing.SupportsInt | typing.SupportsIndex, lane_count: typing.SupportsInt | typing.SupportsIndex) -> Executor:
         """
-        Read and compile a model on the CPU.
+        Read and compile a model on the CPU; blocks, without the GIL.
+        
+        Args:
+            model_path: ONNX file or OpenVINO IR.
+            input_names: Every input; their order is that of `inputs`.
+            output_names: What requests get; their order is that of `outputs`.
+            properties: OpenVINO properties by name.
+            max_batch_size: Rows that one engine call may hold; 1 turns merging off.
+            max_queue_delay_us: How long a batch that could still grow waits, in microseconds.
+            queue_limit: Requests that may wait.
+            lane_count: Batches in flight; 0 takes what OpenVINO calls optimal.
+        
+        Raises:
+            ModelLoadError: OpenVINO cannot read or compile the model.
+            InvalidInputError: An option cannot work with this model.
         """
     def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """
-        True if the request was still queued.
+        True if the request was still queued: it completes with RequestCancelledError.
         """
     def close(self) -> None:
         """
@@ -164,21 +178,38 @@ class Executor:
         """
     def drain(self) -> list[Completion]:
         """
-        Everything that completed since the last call.
+        Everything that completed since the last call; never blocks.
         """
     def fileno(self) -> int:
         """
         Readable when there is something to drain.
         """
     def stats(self) -> ExecutorStats:
-        ...
+        """
+        A copy of the counters as of now.
+        """
     def submit(self, inputs: dict, deadline_s: typing.SupportsFloat | typing.SupportsIndex | None = None) -> int:
         """
-        Queue a request and return its id. The arrays must not change until it completes.
+        Queue a request and return its id; never blocks.
+        
+        Args:
+            inputs: Arrays by input name, in the dtypes and dims of `inputs`. With max_batch_size above 1
+                the first dimension is 1 to max_batch_size, the same for all. C-contiguous arrays are lent,
+                not copied: they must not change until the request completes.
+            deadline_s: Seconds from now by which the request must have started.
+        
+        Raises:
+            InvalidInputError: A name, dtype or shape does not fit; nothing was queued.
+            QueueFullError: As many requests wait as may wait.
+            ShutdownError: The executor was closed.
         """
     @property
     def inputs(self) -> list[TensorSpec]:
-        ...
+        """
+        What a request must hold, in the order of input_names.
+        """
     @property
     def outputs(self) -> list[TensorSpec]:
-        ...
+        """
+        What a completion holds, in the order of output_names.
+        """

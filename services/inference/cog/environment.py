@@ -25,6 +25,11 @@ _LINE_LIMIT_BYTES = 16 * 1024
 _LOCK_POLL_S = 0.05
 _PASSED_PREFIXES = ("UV_", "SSL_CERT_", "PIP_CERT")
 _PASSED_NAMES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+# What uv says in every build and what tells the author of a model nothing.
+_NOISE = re.compile(
+    r"Using C?Python |Creating virtual environment at|Activate with:|Resolved \d|Audited \d"
+    r"|warning: Requirements file .* does not contain any dependencies"
+)
 _NO_SOURCE_BUILDS = re.compile(r"[Bb]uilding (?:from source|source distributions).*disabled")
 
 OnLine = Callable[[str], None]
@@ -91,7 +96,8 @@ class EnvironmentStore:
             # The author of a model has no use for the host's own paths.
             line = line.replace(f"{self._root}/", "")
             last_lines.append(line)
-            on_line(line)
+            if not _NOISE.match(line):
+                on_line(line)
 
         try:
             async with asyncio.timeout(self._build_timeout_s):

@@ -17,16 +17,18 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+# Of 1000; inherited by all that the model starts.
+_OOM_SCORE = 800
 
 
-def _libc_prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
 
 
-def _die_with_parent(death_signal: int, parent_pid: int) -> None:
-    _libc_prctl(_PR_SET_PDEATHSIG, death_signal)
+def die_with_parent(death_signal: int, parent_pid: int) -> None:
+    _prctl(_PR_SET_PDEATHSIG, death_signal)
     # The parent may have died before the call above; then the signal would never come.
     if os.getppid() != parent_pid:
         os._exit(1)
@@ -38,6 +40,16 @@ def _set_limits(limits: dict[str, int]) -> None:
         _, hard = resource.getrlimit(resource_id)
         bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(resource_id, (bounded, bounded))
+
+
+def _be_first_out_of_memory() -> None:
+    # A model that takes all the memory must be what the kernel ends, not a service of the mesh.
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(_OOM_SCORE))
+    except OSError:
+        # A wish, not a condition: some containers hold /proc read-only.
+        pass
 
 
 def _kill_tree(_signal_number: int = 0, _frame: object = None) -> None:
@@ -57,9 +69,9 @@ def _kill_tree(_signal_number: int = 0, _frame: object = None) -> None:
 
 
 def _stay(command: list[str], parent_pid: int) -> None:
-    _libc_prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, _kill_tree)
-    _die_with_parent(signal.SIGTERM, parent_pid)
+    die_with_parent(signal.SIGTERM, parent_pid)
     child = os.posix_spawnp(command[0], command, dict(os.environ))
     while os.waitpid(-1, 0)[0] != child:
         pass
@@ -73,10 +85,11 @@ def main() -> None:
     if os.getppid() != parent_pid:
         os._exit(1)
     _set_limits(order["limits"])
+    _be_first_out_of_memory()
     command = list(order["command"])
     if order["stay"]:
         _stay(command, parent_pid)
-    _die_with_parent(signal.SIGKILL, parent_pid)
+    die_with_parent(signal.SIGKILL, parent_pid)
     os.execvp(command[0], command)
 
 

@@ -3,12 +3,11 @@
 `start()` returns once the model is ready or raises SetupFailed; `predict()` yields the events of
 one prediction; after RunnerCrashed the owner has to stop() this runner and start another one.
 
-Files go in as data: URIs (`data_uri`), up to the server's body limit: the server fetches http(s)
+Files go in as data: URIs, up to the server's body limit: the server fetches http(s)
 itself, and hands a local path to the model as a plain str, which no model expects.
 """
 
 import asyncio
-import base64
 import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
@@ -120,17 +119,19 @@ class CogRunner:
         long it waits for Completed before it stops this runner.
         """
         _check_id(prediction_id)
+        connection: Connection | None = None
         try:
             connection = await self._connect()
             status = await connection.request("POST", f"/predictions/{prediction_id}/cancel")
             await connection.read_body()
+            self._give_back(connection)
+            connection = None
         except ConnectionError:
             return False
-        self._give_back(connection)
+        finally:
+            if connection is not None:
+                connection.close()
         return status == 200
-
-    async def memory_bytes(self) -> int:
-        return await self._server.memory_bytes()
 
     async def stop(self, *, grace_s: float | None = None) -> None:
         """Running predictions have `grace_s` to finish; then every process of the tree is
@@ -222,11 +223,6 @@ class CogRunner:
             self._idle_connections.append(connection)
         else:
             connection.close()
-
-
-def data_uri(content: bytes, media_type: str) -> str:
-    """A file as an input value."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def _check_id(prediction_id: str) -> None:

@@ -56,7 +56,6 @@ class SandboxStatus:
 
     enabled: bool
     reason: str
-    network: str = "shared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +113,11 @@ class Sandbox:
     def __init__(self, status: SandboxStatus, bwrap: Path | None) -> None:
         self.status = status
         self._bwrap = bwrap
+
+    @property
+    def bwrap(self) -> Path | None:
+        """The program that confines; None where nothing is confined."""
+        return self._bwrap
 
     @classmethod
     async def probe(cls, scratch_dir: Path) -> "Sandbox":
@@ -225,9 +229,11 @@ async def _failure_of(launch: Launch) -> str | None:
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
             _, stderr = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return f"no answer within {_PROBE_TIMEOUT_S:.0f} s"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode == 0:
         return None
     return stderr.decode(errors="replace").strip()[-500:] or f"exit status {process.returncode}"

@@ -1,6 +1,4 @@
-"""The process tree of one cog server: start, readiness, health, memory and the end of
-everything in it.
-"""
+"""The process tree of one cog server: start, readiness, health and the end of everything in it."""
 
 import asyncio
 import contextlib
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
-import psutil
 
 from services.inference.cog.connection import Connection
 from services.inference.cog.environment import Environment
@@ -36,6 +33,13 @@ _LAUNCHER_GRACE_S = 5.0
 _LAST_WORDS_S = 0.2
 _SETUP_PREFIX = re.compile(
     r"(?:\[[^]]*\] |worker setup failed(?: \(slot [0-9a-f-]+\))?: |[Ss]etup failed: )+"
+)
+_CRASHED = "worker crashed"
+# The server forwards the model's lines from inside of the model's process: the last ones may be
+# gone with it.
+_DIED_IN_SETUP = (
+    "the model's process ended in setup() without an exception (exit, crash or out of memory); "
+    "what it printed just before may be missing"
 )
 _Value = TypeVar("_Value")
 
@@ -137,23 +141,22 @@ class ServerProcess:
         return answer
 
     def open_exchange(self) -> int:
-        """A descriptor of the folder in which the server keeps files of running predictions."""
+        """A descriptor of the folder in which the server keeps files of running predictions.
+
+        Raises OSError, also when the model's process is gone.
+        """
         assert self._process is not None
         root = "/"
         if self._is_confined:
             pid = self._process.pid
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            if not children:
+                raise ProcessLookupError(f"process {pid} has no child any more")
             root = f"/proc/{children[0]}/root"
         path = Path(root, "tmp", "coglet")
         if not self._is_confined:
             path.mkdir(exist_ok=True)
         return os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-    async def memory_bytes(self) -> int:
-        """Memory of the whole tree, shared pages counted once."""
-        if self._process is None or self._process.returncode is not None:
-            return 0
-        return await asyncio.to_thread(_tree_memory_bytes, self._process.pid)
 
     async def stop(self, *, grace_s: float) -> None:
         """Running predictions have `grace_s` to finish; then every process of the tree is
@@ -296,21 +299,6 @@ def _outside_usr(base_dir: Path) -> tuple[Path, ...]:
 
 def _setup_error(health: Mapping[str, Any]) -> str:
     lines = str(health.get("setup", {}).get("logs", "")).strip().splitlines()
-    return _SETUP_PREFIX.sub("", lines[-1], count=1) if lines else "setup() failed"
-
-
-def _tree_memory_bytes(pid: int) -> int:
-    total = 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            total += _memory_bytes(process.pid)
-    return total
-
-
-def _memory_bytes(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    if not lines:
+        return "setup() failed"
+    return _DIED_IN_SETUP if lines[-1] == _CRASHED else _SETUP_PREFIX.sub("", lines[-1], count=1)

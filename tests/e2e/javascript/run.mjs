@@ -7,7 +7,7 @@ const statuses = [];
 const bars = [];
 const polled = await replicate.run(
   byVersion,
-  { input: { text: "polled", log: bar, sleep_s: 0.5 }, wait: { mode: "poll", interval: 50 } },
+  { input: { text: "polled", log: bar, sleep_s: 1.0 }, wait: { mode: "poll", interval: 50 } },
   (prediction) => {
     statuses.push(prediction.status);
     bars.push(Replicate.parseProgressFromLogs(prediction)?.percentage ?? null);
@@ -21,16 +21,17 @@ const slow = await replicate.run(
   (prediction) => ranOut.push([prediction.status, prediction.output ?? null]),
 );
 
+// The client looks at the signal between two polls and cancels the prediction itself.
 const abort = new AbortController();
 let aborted;
 const abortedOutput = await replicate.run(
   byVersion,
-  { input: { sleep_s: 30 }, wait: { mode: "poll", interval: 50 }, signal: abort.signal },
+  { input: { sleep_s: 50 }, wait: { mode: "poll", interval: 50 }, signal: abort.signal },
   (prediction) => {
     aborted = prediction;
     if (prediction.status === "processing") abort.abort();
   },
-).catch((error) => error.name);
+);
 
 report({
   blocked: await replicate.run(byVersion, { input: { text: "blocked" } }),
@@ -40,6 +41,6 @@ report({
   bars,
   slow,
   ranOut,
-  aborted: { id: aborted.id, output: abortedOutput },
+  aborted: { status: aborted.status, output: abortedOutput },
   failure: await failure(replicate.run(byVersion, { input: { fail: "too sour" } })),
 });

@@ -50,7 +50,7 @@ async def target() -> AsyncIterator[str]:
     settings = ServiceSettings(mesh_key="right", listen=f"127.0.0.1:{free_port()}")
     add = account_pb2_grpc.add_AccountServiceServicer_to_server
     serving = asyncio.create_task(
-        server.serve(settings, name="test", servicers=[server.Servicer(add, Accounts(), SERVICE)])
+        server.serve(settings, servicers=[server.Servicer(add, Accounts(), SERVICE)])
     )
     yield settings.listen
     serving.cancel()
@@ -127,7 +127,7 @@ async def test_a_call_waits_for_a_peer_that_starts_later() -> None:
         settings = ServiceSettings(mesh_key="right", listen=listen)
         add = account_pb2_grpc.add_AccountServiceServicer_to_server
         serving = asyncio.create_task(
-            server.serve(settings, name="t", servicers=[server.Servicer(add, Accounts(), SERVICE)])
+            server.serve(settings, servicers=[server.Servicer(add, Accounts(), SERVICE)])
         )
         assert (await call).account.username == "ada"
         serving.cancel()

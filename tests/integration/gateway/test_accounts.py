@@ -53,3 +53,9 @@ def test_predictions_of_other_accounts_are_not_found(
     token = http.post("/v1/accounts", json={"username": "stranger"}).json()["token"]
     with gateway.http(token) as stranger:
         assert stranger.get(f"/v1/predictions/{created['id']}").status_code == 404
+
+
+def test_a_cursor_that_is_not_of_the_tokens_list_is_named(http: httpx.Client) -> None:
+    answer = http.get("/v1/tokens?cursor=eyJhIjoxfQ")
+    assert answer.status_code == 422
+    assert answer.json()["invalid_fields"][0]["field"] == "page_token"

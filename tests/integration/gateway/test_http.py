@@ -151,6 +151,30 @@ def test_a_huge_announced_body_is_refused_before_it_comes(gateway: GatewayProces
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        ("Transfer-Encoding: chunked", b"no size\r\nabc\r\n"),
+        ("Content-Length: 500", b'{"input": '),
+    ],
+)
+def test_a_body_that_breaks_off_is_the_callers_fault(
+    gateway: GatewayProcess, http: httpx.Client, framing: str, body: bytes
+) -> None:
+    head = (
+        "POST /v1/predictions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"Authorization: Bearer {TOKEN}\r\n{framing}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=10) as connection:
+        connection.sendall(head.encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert b"application/problem+json" in answer
+    assert b"Content-Length" in answer.partition(b"\r\n\r\n")[2]
+    assert http.get("/v1/account").status_code == 200
+
+
 def test_a_huge_body_does_not_grow_the_process(gateway: GatewayProcess, http: httpx.Client) -> None:
     assert gateway.process is not None
     memory = psutil.Process(gateway.process.pid).memory_info

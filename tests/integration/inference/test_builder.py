@@ -44,6 +44,7 @@ async def test_a_cog_project_is_built_started_once_and_leaves_nothing(mesh: Mesh
     await mesh.start_worker()
     steps, built = await build(mesh, mesh.put_files(COG_PROJECTS / "text_echo"))
     assert "the model is ready" in steps
+    assert not [line for line in steps if "virtual environment" in line or "CPython" in line]
     assert steps.index("starting the model once") < steps.index("the model is ready")
     schema = orjson.loads(built.openapi_schema.text)
     assert list(schema["components"]["schemas"]["Input"]["properties"]) == ["text", "times"]
@@ -66,7 +67,8 @@ async def test_files_and_iterators_are_found_in_the_schema(mesh: Mesh) -> None:
     [
         ("bad_default", ["predict.py:", "steps", "0"]),
         ("import_error", ["setup failed", "a_package_that_is_not_there"]),
-        ("setup_failure", ["setup failed", "weights are missing"]),
+        ("setup_failure", ["setup failed", "weights are missing", "loading weights"]),
+        ("exit_in_setup", ["setup failed", "process ended in setup()", "no answer of the driver"]),
     ],
 )
 async def test_a_project_that_cannot_run_is_refused_with_the_place_and_the_reason(

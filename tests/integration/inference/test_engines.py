@@ -16,6 +16,8 @@ from reprise.oip import open_inference_pb2 as oip
 from reprise.oip import open_inference_pb2_grpc
 from reprise.storage.v1 import model_pb2
 
+from services.chassis.errors import Internal
+from services.inference.engine_supervisor import EngineHost, EngineHostSpec
 from tests.integration.inference.conftest import Mesh, lease
 from tests.models import onnx_builders
 
@@ -161,6 +163,25 @@ async def test_the_tensor_port_refuses_what_it_must(mesh: Mesh, tmp_path: Path) 
         assert await code(short, mine) is grpc.StatusCode.INVALID_ARGUMENT
         cog = oip.ModelInferRequest(model_name="alice/text-echo")
         assert await code(cog, mine) is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_hidden_fault_of_the_host_is_found_in_the_log_by_its_id(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = onnx_builders.row_sum(tmp_path / "model.onnx", width=3)
+    host = EngineHost(
+        EngineHostSpec(data_dir=tmp_path, mesh_key="k" * 32, sandbox=("/no/such/program",))
+    )
+    try:
+        with pytest.raises(Internal) as caught:
+            await host.load("e" * 64, path, max_batch_size=1)
+    finally:
+        await host.stop()
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    (found,) = [line for line in map(orjson.loads, lines) if "error_id" in line]
+    assert found["error_id"] in caught.value.message
+    assert found["service"] == "engine_host"
+    assert "/no/such/program" in found["exception"]
 
 
 async def test_the_host_goes_with_its_last_engine(mesh: Mesh, tmp_path: Path) -> None:

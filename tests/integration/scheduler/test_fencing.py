@@ -2,9 +2,12 @@
 
 import asyncio
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from nats.aio.client import Client
 from reprise.inference.v1 import events_pb2
@@ -18,7 +21,7 @@ from services.scheduler.completed import CompletedPublisher
 from services.scheduler.dispatch import Dispatcher
 from services.scheduler.fleet import Fleet, Replica
 from services.scheduler.leases import LeaseKey
-from services.scheduler.lifecycle import is_final
+from services.scheduler.lifecycle import CANCELED, FAILED, SUCCEEDED, is_final
 from services.scheduler.live import LivePrediction, LivePredictions
 from services.scheduler.runs import Runs, SequenceGap
 from services.scheduler.settings import SchedulerSettings
@@ -57,7 +60,7 @@ def run_event(attempt: int, sequence: int, step: str) -> events_pb2.RunEvent:
 class Parts:
     """The scheduler's core on a real database, with a bus that reaches nobody."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: SchedulerSettings = SETTINGS) -> None:
         self.database = Database(f"sqlite:///{folder / 'scheduler.db'}", MIGRATIONS)
         self.database.migrate()
         self.store = PredictionStore(self.database)
@@ -66,12 +69,12 @@ class Parts:
         self.backlog = Backlog(10)
         self.fleet = Fleet()
         self.bus = Bus(Client())
-        self.channel = open_channel(SETTINGS.billing_target)
+        self.channel = open_channel(settings.billing_target)
         self.settlements = Settlements(
-            settings=SETTINGS, store=self.store, billing=Peer(self.channel, "k")
+            settings=settings, store=self.store, billing=Peer(self.channel, "k")
         )
         self.dispatcher = Dispatcher(
-            settings=SETTINGS,
+            settings=settings,
             predictions=self.predictions,
             backlog=self.backlog,
             fleet=self.fleet,
@@ -79,14 +82,14 @@ class Parts:
             bus=self.bus,
         )
         self.runs = Runs(
-            settings=SETTINGS,
+            settings=settings,
             predictions=self.predictions,
             backlog=self.backlog,
             fleet=self.fleet,
             commits=self.commits,
             dispatcher=self.dispatcher,
             settlements=self.settlements,
-            completed=CompletedPublisher(SETTINGS, self.bus),
+            completed=CompletedPublisher(settings, self.bus),
         )
 
     async def close(self) -> None:
@@ -123,17 +126,24 @@ async def act(parts: Parts, live: LivePrediction, step: tuple[str, str, int, int
             loop.cancel()
 
 
+async def begin(parts: Parts) -> LivePrediction:
+    """A stored prediction that the two workers may run."""
+    for worker_id in ("w1", "w2"):
+        worker = parts.fleet.adopt(worker_id, 0.0)
+        worker.hardware = "cpu"
+        worker.replicas["v"] = Replica(events_pb2.REPLICA_STATE_READY, 1, "")
+    row = record()
+    await parts.store.insert([row])
+    live = LivePrediction(row)
+    parts.runs.admit(live)
+    return live
+
+
 async def play(folder: Path, steps: list[tuple[str, str, int, int, str]]) -> None:
     parts = Parts(folder)
     try:
-        for worker_id in ("w1", "w2"):
-            worker = parts.fleet.adopt(worker_id, 0.0)
-            worker.hardware = "cpu"
-            worker.replicas["v"] = Replica(events_pb2.REPLICA_STATE_READY, 1, "")
-        row = record()
-        await parts.store.insert([row])
-        live = LivePrediction(row)
-        parts.runs.admit(live)
+        live = await begin(parts)
+        row = live.record
         final = None
         shown = 0
         for step in steps:
@@ -155,7 +165,7 @@ async def play(folder: Path, steps: list[tuple[str, str, int, int, str]]) -> Non
         await parts.close()
 
 
-@settings(
+@hypothesis_settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 @given(st.lists(STEPS, min_size=3, max_size=14))
@@ -166,3 +176,60 @@ def test_no_order_of_events_changes_an_ended_prediction(
     begun = ("report", "w1", 1, 1, "started")
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(play(Path(folder), [start, begun, *steps]))
+
+
+@asynccontextmanager
+async def decided(parts: Parts) -> AsyncIterator[None]:
+    """What happens inside leaves no decision that could not be taken: one would end the process."""
+    watch = asyncio.create_task(parts.commits.watch())
+    async with asyncio.timeout(10):
+        yield
+        await parts.commits.barrier()
+    await asyncio.wait({watch}, timeout=0)
+    assert not watch.done()
+    watch.cancel()
+
+
+async def test_cancels_at_once_end_a_prediction_once(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    try:
+        live = await begin(parts)
+        async with decided(parts):
+            await asyncio.gather(*(parts.runs.cancel(live) for _ in range(3)))
+        assert live.record.status == CANCELED
+    finally:
+        await parts.close()
+
+
+async def test_a_completion_that_comes_with_a_cancel_ends_a_prediction_once(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    try:
+        live = await begin(parts)
+        await act(parts, live, ("dispatch", "w1", 1, 1, "started"))
+        worker_id = live.record.worker_id
+        assert worker_id is not None
+        async with decided(parts):
+            await asyncio.gather(
+                parts.runs.cancel(live),
+                parts.runs.report(worker_id, [run_event(1, 1, "succeeded")]),
+            )
+        assert live.record.status == SUCCEEDED
+    finally:
+        await parts.close()
+
+
+async def test_an_endless_output_is_not_kept_beyond_its_bound(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, SETTINGS.model_copy(update={"output_size_max": 20}))
+    try:
+        live = await begin(parts)
+        await act(parts, live, ("dispatch", "w1", 1, 1, "started"))
+        worker_id = live.record.worker_id
+        assert worker_id is not None
+        for sequence in range(1, 50):
+            await parts.runs.report(worker_id, [run_event(1, sequence, "output")])
+        assert live.items_size <= 20 + len('"1.49"')
+        await parts.runs.report(worker_id, [run_event(1, 50, "succeeded")])
+        assert live.record.status == FAILED
+        assert "20 bytes" in (live.record.error or "")
+    finally:
+        await parts.close()

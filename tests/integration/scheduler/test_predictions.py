@@ -160,6 +160,21 @@ async def test_bad_requests_name_their_field(scheduler: SchedulerProcess) -> Non
         await scheduler.create("{}", version="alice/secret")
 
 
+async def test_the_same_content_in_two_models_shows_each_caller_its_own_models_name(
+    scheduler: SchedulerProcess,
+) -> None:
+    # A version's id is the hash of its content, so a private model of alice and a model of carol
+    # share it; storage answers each of them with their own.
+    models = scheduler.storage.models
+    spec = models.register("alice/secret", is_private=True)
+    first = await scheduler.create("{}", account_id="alice", version=spec.version_id)
+    assert first.model == "alice/secret"
+    models.models["carol/copy"] = models.models.pop("alice/secret")
+    spec.owner, spec.model = "carol", "carol/copy"
+    second = await scheduler.create("{}", account_id="carol", version=spec.version_id)
+    assert second.model == "carol/copy"
+
+
 async def test_without_credit_nothing_is_created(scheduler: SchedulerProcess) -> None:
     scheduler.billing.refusals["bob"] = "INSUFFICIENT_CREDIT"
     with pytest.raises(ResourceExhausted) as caught:
@@ -346,6 +361,20 @@ async def test_lists_go_forth_and_back_with_their_filters(scheduler: SchedulerPr
         scheduler.stub().ListPredictions, request, timeout_s=10, account_id="bob"
     )
     assert [item.id for item in back.predictions] == pages[1]
+    filtered = prediction_pb2.ListPredictionsRequest(
+        page_size=2, source="api", created_after=(await scheduler.get(ids[2])).created_at
+    )
+    first = await scheduler.peer().call(
+        scheduler.stub().ListPredictions, filtered, timeout_s=10, account_id="bob"
+    )
+    # The cursor knows the filters: it alone leads to the rest.
+    rest = await scheduler.peer().call(
+        scheduler.stub().ListPredictions,
+        prediction_pb2.ListPredictionsRequest(page_token=first.next_page_token),
+        timeout_s=10,
+        account_id="bob",
+    )
+    assert [item.id for item in (*first.predictions, *rest.predictions)] == newest_first[:3]
     with pytest.raises(NotFound):
         await scheduler.get(ids[0], account_id="carol")
     request.page_token = encode_cursor({"at": "yesterday", "id": "x"})

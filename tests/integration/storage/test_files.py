@@ -101,7 +101,7 @@ async def test_a_file_above_the_limit_is_refused_and_leaves_nothing(
     with pytest.raises(ResourceExhausted) as refused:
         await alice.create_file(b"x" * 1_000_001)
     assert refused.value.reason == "FILE_TOO_LARGE"
-    assert refused.value.message == "Files must be less than 100MB in size"
+    assert refused.value.message == "Files must be less than 1000000 bytes in size"
     assert storage.stored_paths() == before
     listed = await alice.call(alice.files.ListFiles, file_pb2.ListFilesRequest())
     assert len(listed.files) == 1

@@ -380,7 +380,7 @@ async def test_lists_are_paged_by_25_and_a_cursor_belongs_to_its_list(
     assert rest.next_page_token == ""
     back = await list_models(alice, page_token=rest.previous_page_token)
     assert back.models == first.models
-    with pytest.raises(InvalidInput, match="another list"):
+    with pytest.raises(InvalidInput, match="not a cursor of this list"):
         await list_models(alice, page_token=first.next_page_token, sort_direction="asc")
     with pytest.raises(InvalidInput, match="page_size"):
         await list_models(alice, page_size=-1)

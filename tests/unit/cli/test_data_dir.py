@@ -1,6 +1,7 @@
 """The data folder of a mesh."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def test_only_one_holds_the_lock(data_dir: DataDir) -> None:
     assert data_dir.lock() is None
     lock.close()
     assert not data_dir.is_running()
+
+
+def test_the_lock_names_its_holder_as_long_as_it_is_held(data_dir: DataDir) -> None:
+    assert data_dir.supervisor_pid() is None
+    lock = data_dir.lock()
+    assert lock is not None
+    assert data_dir.supervisor_pid() == os.getpid()
+    lock.close()
+    assert data_dir.supervisor_pid() is None
+    assert (data_dir.path / "lock").read_text() == ""
 
 
 def test_the_state_is_read_back_until_it_is_removed(data_dir: DataDir) -> None:

@@ -51,6 +51,20 @@ def test_an_onnx_file_goes_with_its_config_and_the_labels_it_names(tmp_path: Pat
     }
 
 
+def test_labels_may_be_a_json_list(tmp_path: Path) -> None:
+    write(tmp_path, "model.onnx", "labels.json", "notes.json")
+    config = tmp_path / "reprise.yaml"
+    config.write_text("outputs: {scores: {type: labels, tensor: y, labels: labels.json}}")
+    assert paths(tmp_path / "model.onnx", config) == ["model.onnx", "reprise.yaml", "labels.json"]
+
+
+def test_a_config_that_is_no_text_is_left_to_the_builder_to_refuse(tmp_path: Path) -> None:
+    write(tmp_path, "model.onnx", "labels.txt")
+    config = tmp_path / "reprise.yaml"
+    config.write_bytes(b"\xff\xfe\x00")
+    assert paths(tmp_path / "model.onnx", config) == ["model.onnx", "reprise.yaml"]
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [("empty", "no cog.yaml"), ("gone", "no such"), ("a.txt", "neither")]
 )

@@ -132,3 +132,10 @@ def test_broken_base64_names_the_field() -> None:
     with pytest.raises(InvalidInput) as caught:
         decode_data_url(match, "input")
     assert caught.value.fields[0].field == "input"
+
+
+def test_a_query_with_more_parameters_than_any_of_ours_signs_nothing() -> None:
+    query = "&".join(f"p{index}=1" for index in range(50))
+    assert SIGNER.owner_of(file_id=ID, query=f"{query}&signature=x") is None
+    text = f'"http://h:8080/v1/files/{ID}?{query}&owner=other"'
+    assert take_in_file_urls(text, hosts=HOSTS, account_id="acme") == text

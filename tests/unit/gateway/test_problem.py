@@ -60,11 +60,6 @@ def test_what_never_goes_away_is_not_to_be_repeated(meaning: type[errors.Reprise
     assert (b"x-should-retry", b"false") in headers
 
 
-def test_the_file_limit_is_told_in_replicates_words() -> None:
-    error = problem.file_too_large(100 * 2**20)
-    assert error.message == "Files must be less than 100MB in size"
-
-
 def test_the_text_of_a_fault_stays_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     hidden = problem.hidden(RuntimeError("password=hunter2"), "GET /")
     assert "hunter2" not in hidden.message

@@ -12,7 +12,8 @@ from PIL import Image
 
 from inference_core import Dtype, Signature, TensorSpec
 from services.chassis.errors import InvalidInput
-from services.inference.adapters import Adapter, OutputFile, load_adapter
+from services.inference.adapters import Adapter, load_adapter
+from services.inference.prediction_files import FileContent
 
 IMAGE_MODEL = Signature(
     inputs=(TensorSpec("pixels", Dtype.FLOAT32, ("n", 3, 4, 4)),),
@@ -190,8 +191,8 @@ def test_an_image_output_is_a_file() -> None:
     )
     planes = np.stack([np.full((2, 2), v, np.float32) for v in (1.0, 0.5, -3.0)])[None]
     file = adapter.from_tensors({"rgb": planes})
-    assert isinstance(file, OutputFile)
-    assert (file.content_type, file.name) == ("image/png", "picture.png")
+    assert isinstance(file, FileContent)
+    assert file.media_type == "image/png"
     assert Image.open(io.BytesIO(file.content)).getpixel((0, 0)) == (255, 128, 0)
     output = adapter.openapi_schema()["components"]["schemas"]["Output"]
     assert (output["type"], output["format"]) == ("string", "uri")

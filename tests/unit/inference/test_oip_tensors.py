@@ -73,6 +73,13 @@ def test_buffers_must_match_the_inputs_in_number() -> None:
         read_inputs(made)
 
 
+def test_an_input_given_twice_is_refused_instead_of_one_being_dropped() -> None:
+    made = request("FP32", [1], fp32_contents=[1.0])
+    made.inputs.append(made.inputs[0])
+    with pytest.raises(InvalidInput, match="'x' is given twice"):
+        read_inputs(made)
+
+
 def test_outputs_leave_in_the_order_that_was_asked_for() -> None:
     outputs = [
         engine_pb2.Tensor(name="a", dtype="int64", shape=[1], content=b"12345678"),

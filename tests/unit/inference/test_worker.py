@@ -86,7 +86,7 @@ async def desk() -> AsyncIterator[Desk]:
         pool=pool,
         files=cast(PredictionFiles, None),
         reporter=Reporter(outbox.send, worker_id="w", limits=limits),
-        limits=ExecutionLimits(cancel_grace_s=0.1, output_max_bytes=1000, log_max_bytes=100),
+        limits=ExecutionLimits(cancel_grace_s=0.1, output_max_bytes=1000),
     )
     worker = Worker(
         bench,

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_core import Dtype, ParityError, Signature, TensorSpec
+from inference_core import Dtype, ParityError, Signature, TensorSpec, UnsupportedModelError
 from inference_core.backends.onnxruntime import ReferenceModel
 from inference_core.compiler import measure_parity
 from inference_core.executor import Executor
@@ -34,6 +34,12 @@ def test_golden_inputs_fit_the_signature_and_repeat_by_seed() -> None:
     }
     assert all(np.array_equal(tensors[name], goldens(1)[name]) for name in tensors)
     assert not np.array_equal(tensors["x"], goldens(2)["x"])
+
+
+def test_an_input_that_would_fill_the_memory_is_refused_before_it_is_made() -> None:
+    signature = Signature((TensorSpec("x", Dtype.FLOAT32, (1, 10**6, 10**6)),), ())
+    with pytest.raises(UnsupportedModelError, match=r"'x' of shape \[1, 1000000, 1000000\]"):
+        golden_inputs(signature, seed=0, dimensions={}, free_size=1)
 
 
 async def test_an_engine_with_one_wrong_weight_column_is_refused_by_tensor_and_index(

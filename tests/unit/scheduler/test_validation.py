@@ -68,17 +68,17 @@ def test_nulls_of_optional_inputs_are_dropped_and_the_rest_stays_exact() -> None
     checked = schema({"x": {"type": "string"}, "n": {}}).check(
         '{"x": null, "n": 12345678901234567890123}'
     )
-    assert checked.text == '{"n":12345678901234567890123}'
+    assert checked == '{"n":12345678901234567890123}'
 
 
 def test_a_required_null_is_kept_where_the_schema_allows_it() -> None:
     nullable = schema({"x": {"type": "string", "nullable": True}}, required=["x"])
-    assert nullable.check('{"x":null}').text == '{"x":null}'
+    assert nullable.check('{"x":null}') == '{"x":null}'
 
 
 def test_a_good_input_stays_byte_for_byte() -> None:
     text = '{"a":1.0,"b":"\\u00e9"}'
-    assert schema({"a": {}, "b": {}}).check(text).text == text
+    assert schema({"a": {}, "b": {}}).check(text) == text
 
 
 def test_inputs_may_be_called_like_schema_words() -> None:
@@ -90,4 +90,4 @@ def test_inputs_may_be_called_like_schema_words() -> None:
 
 
 def test_a_schema_without_properties_takes_anything() -> None:
-    assert InputSchema("").check('{"any":[1]}').text == '{"any":[1]}'
+    assert InputSchema("").check('{"any":[1]}') == '{"any":[1]}'

@@ -10,7 +10,8 @@ import pytest
 
 from services.inference.cog.errors import InputRejected, RunnerBusy, RunnerCrashed, SetupFailed
 from services.inference.cog.events import Completed, Event, Log, Metric, Output, Started, Status
-from services.inference.cog.runner import CogRunner, data_uri
+from services.inference.cog.runner import CogRunner
+from services.inference.prediction_files import FileContent
 
 
 def logs_of(events: list[Event]) -> str:
@@ -85,7 +86,9 @@ async def test_an_output_file_arrives_as_a_data_uri(runners: Any, predict: Any) 
 async def test_an_input_file_arrives_in_the_model_as_a_path(runners: Any, predict: Any) -> None:
     runner = await runners.start("file_input")
     content = bytes(range(256)) * 4096
-    _, completed = await predict(runner, "a1", document=data_uri(content, "text/plain"))
+    _, completed = await predict(
+        runner, "a1", document=FileContent(content, "text/plain").data_uri()
+    )
     assert completed.output == len(content)
 
 
@@ -296,12 +299,10 @@ async def test_an_idle_runner_stops_at_once_and_leaves_no_process(
     await predict(runner, "a1", text="x")
     processes = tree_of(runner)
     assert len(processes) >= 2
-    assert await runner.memory_bytes() > 10_000_000
     async with asyncio.timeout(3):
         await runner.stop()
     _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=5)
     assert not alive
-    assert await runner.memory_bytes() == 0
     assert not runners.scratch_dir(0).exists()
 
 

@@ -1,4 +1,4 @@
-"""Time as storage keeps it: microseconds since 1970 in UTC."""
+"""Wall-clock time as the services keep it: microseconds since 1970 in UTC."""
 
 import time
 from collections.abc import Callable
