@@ -1,4 +1,4 @@
-"""Bytes by key: one Protocol, a local folder and an object store behind it.
+"""Bytes by key: one Protocol, with a folder of this host or a bucket behind it.
 
 A write is all or nothing: an error that its chunks raise leaves nothing behind.
 """
@@ -10,22 +10,14 @@ import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
-import obstore
-from obstore.exceptions import BaseError as ObjectStoreError
-from obstore.exceptions import NotFoundError
-from obstore.store import ObjectStore, from_url
-
 from services.chassis.errors import InvalidInput, NotFound, RepriseError, ResourceExhausted
 
 OBJECT_STORE_SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"})
-# What one transfer to an object store holds in memory at most: parts under way times their size.
-OBJECT_PART_BYTES = 8 * 1024**2
-OBJECT_PART_COUNT_MAX = 4
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 
@@ -79,7 +71,7 @@ class LocalBlobs:
         try:
             file = await asyncio.to_thread(self._path(key).open, "rb")
         except FileNotFoundError:
-            raise _no_bytes(key) from None
+            raise no_bytes(key) from None
         with file:
             while chunk := await asyncio.to_thread(file.read, chunk_size_bytes):
                 yield chunk
@@ -141,83 +133,30 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class ObjectBlobs:
-    """Bytes in a bucket; its puts are atomic, so an upload that fails is never visible."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-
-    async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
-        failure: list[Exception] = []
-
-        async def pass_on() -> AsyncIterator[bytes]:
-            try:
-                async for chunk in chunks:
-                    if chunk:
-                        yield chunk
-            except Exception as error:
-                # The store wraps what its source raises; the caller must see the cause itself.
-                failure.append(error)
-                raise
-
-        try:
-            await obstore.put_async(
-                self._store,
-                key,
-                pass_on(),
-                use_multipart=True,
-                chunk_size=OBJECT_PART_BYTES,
-                max_concurrency=OBJECT_PART_COUNT_MAX,
-            )
-        except Exception:
-            if failure:
-                raise failure[0] from None
-            raise
-
-    async def read(self, key: str, *, chunk_size_bytes: int) -> AsyncIterator[bytes]:
-        try:
-            answer = await obstore.get_async(self._store, key)
-        except (NotFoundError, FileNotFoundError):
-            raise _no_bytes(key) from None
-        async for part in answer.stream(min_chunk_size=chunk_size_bytes):
-            content = bytes(part)
-            for start in range(0, len(content), chunk_size_bytes):
-                yield content[start : start + chunk_size_bytes]
-
-    async def has(self, key: str) -> bool:
-        try:
-            await obstore.head_async(self._store, key)
-        except (NotFoundError, FileNotFoundError):
-            return False
-        return True
-
-    async def delete(self, key: str) -> None:
-        with suppress(NotFoundError, FileNotFoundError):
-            await obstore.delete_async(self._store, key)
-
-    async def sweep(self) -> int:
-        # Parts of an upload that never ended are invisible; the bucket's lifecycle rule removes
-        # them.
-        return 0
-
-
 def open_blobs(url: str) -> BlobStore:
     """The store behind a URL: a folder (file:///...) or a bucket (s3://, gs://, az://)."""
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path not in ("", "/"):
         return LocalBlobs(Path(unquote(parts.path)))
     if parts.scheme in OBJECT_STORE_SCHEMES and parts.netloc:
-        try:
-            return ObjectBlobs(from_url(url))
-        except ObjectStoreError as error:
-            # Its first line says what is missing; the rest is for the library's authors.
-            problem = str(error).partition("\n")[0]
-            raise InvalidInput(f"blob_url {url!r} cannot be used: {problem}") from None
+        return _open_bucket(url)
     raise InvalidInput(
         f"blob_url {url!r} is no place for blobs: give file:///folder, s3://bucket/path, "
-        "gs://bucket/path or az://container/path (buckets need no further package; "
-        "credentials come from the cloud's usual environment variables)"
+        "gs://bucket/path or az://container/path (credentials come from the cloud's usual "
+        "environment variables)"
     )
+
+
+def _open_bucket(url: str) -> BlobStore:
+    try:
+        # Imported here: a client for clouds is an extra that most installations do without.
+        from services.storage.object_blobs import open_bucket
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"blob_url {url!r}: buckets need {error.name}; install it with: "
+            "pip install 'reprise[cloud]'"
+        ) from None
+    return open_bucket(url)
 
 
 class Intake:
@@ -290,5 +229,5 @@ def file_key(file_id: str) -> str:
     return f"files/{file_id}"
 
 
-def _no_bytes(key: str) -> NotFound:
+def no_bytes(key: str) -> NotFound:
     return NotFound(f"no bytes are stored under {key}")

@@ -1,6 +1,7 @@
 """Both kinds of blob store keep the same promises."""
 
 import hashlib
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from services.storage.blobs import (
     BlobStore,
     Intake,
     LocalBlobs,
-    ObjectBlobs,
     blob_key,
     open_blobs,
     verified,
 )
+from services.storage.object_blobs import ObjectBlobs
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -161,3 +162,10 @@ def test_the_url_decides_between_folder_and_bucket(
     assert (tmp_path / "a b" / "uploads").is_dir()
     for url in ("s3://bucket/path", "gs://bucket/path", "az://container/path"):
         assert isinstance(open_blobs(url), ObjectBlobs)
+
+
+def test_a_bucket_without_its_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.delitem(sys.modules, "services.storage.object_blobs")
+    with pytest.raises(InvalidInput, match=r"pip install 'reprise\[cloud\]'"):
+        open_blobs("s3://bucket/path")
