@@ -42,6 +42,17 @@ class Address:
     grpc_port: int
     oip_port: int
 
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it listens on every address of the host."""
+        return self.host in ("0.0.0.0", "::")
+
+    @property
+    def reachable_host(self) -> str:
+        """A host that a program on this machine can connect to."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"[{host}]" if ":" in host else host
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -130,7 +141,8 @@ def _own_settings(
         "HTTP_HOST": address.host,
         "HTTP_PORT": str(address.http_port),
         "GRPC_PUBLIC_LISTEN": f"{address.host}:{address.grpc_port}",
-        "PUBLIC_URL": url,
+        # On every address: each caller gets URLs of the host that it called.
+        "PUBLIC_URL": "" if address.is_wildcard else url,
         "SIGNING_KEY": data_dir.secrets()["signing_key"],
         "BOOTSTRAP_TOKEN": data_dir.token(),
     }

@@ -97,7 +97,7 @@ class Supervisor:
         pids = {
             name: item.child.pid for name, item in self._running.items() if item.child is not None
         }
-        host = self.address.host
+        host = self.address.reachable_host
         return RunState(
             url=self._url(),
             grpc=f"{host}:{self.address.grpc_port}",
@@ -109,8 +109,7 @@ class Supervisor:
 
     def _url(self) -> str:
         scheme = "https" if self.is_tls else "http"
-        host = f"[{self.address.host}]" if ":" in self.address.host else self.address.host
-        return f"{scheme}://{host}:{self.address.http_port}"
+        return f"{scheme}://{self.address.reachable_host}:{self.address.http_port}"
 
     def _processes(self) -> list[Process]:
         certificate = None
