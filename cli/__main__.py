@@ -107,7 +107,8 @@ def _start_detached(data_dir: DataDir, is_json: bool) -> None:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=log_file,
+            # Its ready line holds the token, which belongs in no log.
+            stdout=subprocess.DEVNULL,
             stderr=log_file,
             start_new_session=True,
         )

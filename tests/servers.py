@@ -2,29 +2,40 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import socket
 import subprocess
 import sysconfig
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on now, and that no other test process takes."""
-    # Below the kernel's range for outgoing connections, in a part for this process alone.
+def _ports() -> Iterator[int]:
+    # Below the kernel's range for outgoing connections, in a part for this test process alone,
+    # one after the other: what was given out may not be bound yet.
     index = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     first = 10_000 + (index % 8) * 250
-    while True:
-        port = first + random.randrange(250)
+    start = random.SystemRandom().randrange(250)
+    for count in itertools.count(start):
+        yield first + count % 250
+
+
+_PORTS = _ports()
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now, and that no other test process takes."""
+    for port in _PORTS:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
         return port
+    raise AssertionError("the ports never end")
 
 
 @dataclass(slots=True)

@@ -107,6 +107,8 @@ def test_detached_goes_on_until_down(tmp_path: Path) -> None:
     state = json.loads(up.stdout)
     try:
         assert httpx.get(f"{state['url']}/healthz").status_code == 200
+        logs = [path.read_text() for path in Path(data, "logs").iterdir()]
+        assert not [text for text in logs if state["token"] in text]
     finally:
         subprocess.run([REPRISE, "down", "--data", data], timeout=60, check=True)
     wait_until_gone(set(state["pids"].values()))
