@@ -7,7 +7,7 @@ import shutil
 import socket
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,14 +76,14 @@ def choose_address(host: str, port: int) -> Address:
     return Address(host=host, http_port=ports[0], grpc_port=ports[1], oip_port=ports[2])
 
 
-def free_ports(host: str, count: int) -> list[int]:
-    """Ports that nobody listens on now, all different.
+def free_ports(host: str, count: int, *, without: Collection[int] = ()) -> list[int]:
+    """Ports that nobody listens on now, all different, and none of those promised already.
 
     They lie below the range from which the kernel takes the ports of outgoing connections: a
     service that is started again must find its port free.
     """
     candidates = random.sample(range(_PORT_MIN, _ephemeral_port_min()), k=50 * count)
-    free = (port for port in candidates if _is_free(host, port))
+    free = (port for port in candidates if port not in without and _is_free(host, port))
     ports = list(itertools.islice(free, count))
     if len(ports) < count:
         raise SystemExit(
@@ -113,7 +113,8 @@ def processes(
 ) -> list[Process]:
     """NATS and the five services, ready to be started in this order."""
     secrets = data_dir.secrets()
-    nats_port, *ports = free_ports("127.0.0.1", 1 + 2 * len(SERVICES))
+    public = (address.http_port, address.grpc_port, address.oip_port)
+    nats_port, *ports = free_ports("127.0.0.1", 1 + 2 * len(SERVICES), without=public)
     targets = {name: f"127.0.0.1:{ports.pop()}" for name in SERVICES}
     metrics = {name: f"127.0.0.1:{ports.pop()}" for name in SERVICES}
     data_dir.write_metrics_targets(metrics)

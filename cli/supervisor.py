@@ -21,6 +21,8 @@ from cli.tls import ensure_certificate
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
+# A process that ended so often before the mesh was ready will not start by itself.
+START_ATTEMPT_COUNT_MAX = 3
 RESTART_DELAY_MIN_S = 0.1
 RESTART_DELAY_MAX_S = 5.0
 # A process that ran this long starts again without delay.
@@ -36,6 +38,7 @@ class _Running:
     child: asyncio.subprocess.Process | None = None
     started_at: float = 0.0
     delay_s: float = RESTART_DELAY_MIN_S
+    end_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Supervisor:
     on_ready: Callable[[RunState], None]
     on_restart: Callable[[Restart], None]
     _running: dict[str, _Running] = field(default_factory=dict)
+    _is_ready: bool = False
     _is_stopping: bool = False
 
     async def run(self) -> None:
@@ -135,6 +139,7 @@ class Supervisor:
 
     async def _announce(self) -> None:
         await self._wait_until_ready()
+        self._is_ready = True
         self._write_state()
         self.on_ready(self.state())
         await asyncio.get_running_loop().create_future()
@@ -145,6 +150,9 @@ class Supervisor:
             status = await item.child.wait()
             if time.monotonic() - item.started_at > STEADY_AFTER_S:
                 item.delay_s = RESTART_DELAY_MIN_S
+            item.end_count += 1
+            if not self._is_ready and item.end_count == START_ATTEMPT_COUNT_MAX:
+                raise SystemExit(self._cannot_start(item))
             await asyncio.sleep(item.delay_s)
             item.delay_s = min(item.delay_s * 2, RESTART_DELAY_MAX_S)
             await self._start(item)
@@ -156,7 +164,8 @@ class Supervisor:
         return self.data_dir.path / "logs" / f"{process.name}.log"
 
     def _write_state(self) -> None:
-        if not self._is_stopping:
+        # Before it is ready, nobody must take the mesh for one that runs.
+        if self._is_ready and not self._is_stopping:
             self.data_dir.write_state(self.state())
 
     async def _wait_until_ready(self) -> None:
@@ -168,17 +177,15 @@ class Supervisor:
         except TimeoutError:
             logs = self.data_dir.path / "logs"
             raise SystemExit(
-                f"the mesh was not ready after {READY_TIMEOUT_S:.0f} s; {self._last_words()}"
-                f"the logs are in {logs}"
+                f"the mesh was not ready after {READY_TIMEOUT_S:.0f} s; the logs are in {logs}"
             ) from None
 
-    def _last_words(self) -> str:
-        words = ""
-        for name, item in self._running.items():
-            lines = _tail(self._log_path(item.process))
-            if "settings are missing" in lines or "Traceback" in lines:
-                words += f"{name} said:\n{lines}\n"
-        return words
+    def _cannot_start(self, item: _Running) -> str:
+        log_path = self._log_path(item.process)
+        return (
+            f"{item.process.name} cannot start; the end of its log ({log_path}) says why:\n"
+            f"{_tail(log_path)}"
+        )
 
     async def _stop_all(self) -> None:
         # NATS last: the services say good-bye over it.

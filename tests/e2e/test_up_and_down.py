@@ -167,3 +167,18 @@ def test_nothing_outside_of_the_data_folder_is_written(tmp_path: Path) -> None:
         assert prediction["status"] == "succeeded", prediction["error"]
     written = [str(path) for folder in (home, temporary, work) for path in folder.rglob("*")]
     assert written == []
+
+
+def test_a_service_that_cannot_start_ends_the_start_with_its_reason(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [REPRISE, "up", "--data", str(tmp_path / "data"), "--port", "0"],
+        env=os.environ | {"REPRISE_BILLING_STARTING_CREDIT_MICROS": "much"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "billing cannot start" in answer.stderr
+    assert "REPRISE_BILLING_STARTING_CREDIT_MICROS" in answer.stderr
+    assert not (tmp_path / "data" / "run.json").exists()

@@ -44,3 +44,8 @@ def test_the_next_two_ports_are_for_grpc_and_tensors() -> None:
     [port] = free_ports("127.0.0.1", 1)
     address = choose_address("127.0.0.1", port)
     assert (address.grpc_port, address.oip_port) == (port + 1, port + 2)
+
+
+def test_a_promised_port_is_not_given_out_again() -> None:
+    promised = set(free_ports("127.0.0.1", 400))
+    assert not promised & set(free_ports("127.0.0.1", 20, without=promised))
