@@ -106,6 +106,7 @@ class _LiveRun:
     def __init__(self, is_quiet: bool) -> None:
         self._is_quiet = is_quiet
         self._status = show.err.status("starting")
+        self._logs = ""
         self._logs_shown = 0
         self._items_shown = 0
         self._is_closed = False
@@ -117,12 +118,17 @@ class _LiveRun:
         if self._is_quiet:
             return
         self._status.update(show.waiting(prediction))
-        if fresh := prediction.logs[self._logs_shown :]:
-            self._logs_shown = len(prediction.logs)
-            show.err.print(fresh.rstrip("\n"), style="dim", markup=False, highlight=False)
+        self._logs = prediction.logs
+        # Whole lines only: the rest of a line may still come.
+        self._show_logs(until=prediction.logs.rfind("\n") + 1)
         output = json.loads(prediction.output.text or "null")
         if isinstance(output, list) and all(isinstance(item, str) for item in output):
             self._stream(output)
+
+    def _show_logs(self, *, until: int) -> None:
+        if fresh := self._logs[self._logs_shown : until]:
+            self._logs_shown = until
+            show.err.print(fresh.rstrip("\n"), style="dim", markup=False, highlight=False)
 
     def _stream(self, items: list[str]) -> None:
         if any(item.startswith(predict.FILE_PREFIX) for item in items):
@@ -137,6 +143,7 @@ class _LiveRun:
 
     def close(self) -> None:
         self._status.stop()
+        self._show_logs(until=len(self._logs))
         if self.is_streamed and not self._is_closed:
             sys.stdout.write("\n")
             sys.stdout.flush()

@@ -73,13 +73,22 @@ def _unwrapped(value: Any) -> Any:
     return value
 
 
+def amount(prediction: prediction_pb2.Prediction) -> str:
+    """What a prediction cost, in as few letters as a table has room for."""
+    cost = prediction.cost
+    if cost.status == prediction_pb2.COST_STATUS_CAPTURED:
+        return money(cost.captured_amount_micros)
+    return "nothing" if cost.status == prediction_pb2.COST_STATUS_RELEASED else "held"
+
+
 def predictions_table(predictions: list[prediction_pb2.Prediction]) -> Table:
-    # An id that was cut short is of no use.
-    identifier = Column("id", no_wrap=True)
-    table = Table(identifier, "model", "status", "created", "price", box=None, header_style="bold")
+    # An id or a price that was cut short is of no use.
+    whole = [Column(name, no_wrap=True) for name in ("id", "status", "created", "price")]
+    model = Column("model", overflow="fold")
+    table = Table(whole[0], model, *whole[1:], box=None, header_style="bold")
     for item in predictions:
         created = item.created_at.ToDatetime(tzinfo=UTC).astimezone()
         table.add_row(
-            item.id, item.model, colored_status(item), f"{created:%Y-%m-%d %H:%M:%S}", price(item)
+            item.id, item.model, colored_status(item), f"{created:%m-%d %H:%M}", amount(item)
         )
     return table

@@ -88,3 +88,9 @@ def test_a_command_without_a_mesh_says_how_to_start_one(mesh: Mesh, tmp_path: Pa
     )
     assert answer.returncode == 1
     assert "reprise up" in answer.stderr
+
+
+def test_the_log_of_a_run_is_shown_line_by_line(mesh: Mesh, echo: str) -> None:
+    answer = mesh.cli("run", "local/echo", "log=first\n half|\rsecond half|")
+    lines = [line for line in answer.stderr.splitlines() if "half" in line or "first" in line]
+    assert [line.strip() for line in lines] == ["first", "half|", "second half|"]
