@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 
 DOWN_TIMEOUT_S = 30.0
+POLL_S = 0.05
 DETACHED_START_TIMEOUT_S = 90.0
 
 DataOption = Annotated[
@@ -120,7 +121,7 @@ def _start_detached(data_dir: DataDir, is_json: bool) -> None:
             return
         if child.poll() is not None:
             raise SystemExit(f"the mesh did not start; see {log_path}:\n{_last_lines(log_path)}")
-        time.sleep(0.05)
+        time.sleep(POLL_S)
     raise SystemExit(f"the mesh was not ready in time; see {data_dir.path / 'logs'}")
 
 
@@ -141,7 +142,7 @@ def down(data: DataOption) -> None:
     while data_dir.is_running():
         if time.monotonic() > deadline:
             raise SystemExit(f"still running after {DOWN_TIMEOUT_S:.0f} s; see {data}/logs")
-        time.sleep(0.05)
+        time.sleep(POLL_S)
     typer.echo(f"stopped the mesh on {data_dir.path}")
 
 

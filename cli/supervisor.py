@@ -20,6 +20,7 @@ from cli.mesh import Address, Process
 from cli.tls import ensure_certificate
 
 READY_TIMEOUT_S = 60.0
+HEALTH_POLL_S = 0.02
 STOP_TIMEOUT_S = 10.0
 # A process that ended so often before the mesh was ready will not start by itself.
 START_ATTEMPT_COUNT_MAX = 3
@@ -223,7 +224,7 @@ async def _wait_until_serving(target: str) -> None:
                 continue
             if answer.status == health_pb2.HealthCheckResponse.SERVING:
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(HEALTH_POLL_S)
 
 
 def _die_with_parent() -> None:

@@ -30,6 +30,7 @@ PUBLISH_TIMEOUT_S = 5.0
 FETCH_WAIT_S = 5.0
 # How soon an event comes again after its consumer was killed; handlers take milliseconds.
 ACK_WAIT_S = 5
+CONSUMER_RESTART_S = 0.5
 STREAM_AGE_MAX_S = 7 * 24 * 3600
 PENDING_SIZE_MAX = 64 * 1024 * 1024
 
@@ -171,7 +172,7 @@ class Bus:
                     "durable consumer starts again",
                     extra={"event": "consumer_restarted", "subject": subject, "why": repr(error)},
                 )
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(CONSUMER_RESTART_S)
 
     async def _drain(
         self,
